@@ -1,0 +1,36 @@
+"""All of it in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from .compact import CompactModel
+from .criteria import Criterion
+from .pipeline import rewrite, trace
+from .scoring import score
+from .selection import select
+
+
+def prune(
+    model: nn.Module,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    ratio: float,
+    criterion: str | Criterion = "magnitude",
+    data: Iterable[Any] | None = None,
+    **selection: Any,
+) -> CompactModel:
+    """Trace, score, select and rewrite: a verified compact model without ``ratio`` of the parameters.
+
+    ``selection`` are the options of :func:`graphprune.select`.
+
+    Raises:
+        GraphPruneError: whatever the four stages raise.
+    """
+    traced = trace(model, args, kwargs)
+    scores = score(traced, criterion, data=data)
+    return rewrite(traced, select(traced, scores, ratio=ratio, **selection))

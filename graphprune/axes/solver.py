@@ -1,0 +1,199 @@
+"""Unification of axes: what two dims that meet in an operator must have in common.
+
+The solver knows nothing of tensors or operators. It holds the bindings of atoms to finer axes, the atoms that are
+frozen, the ones that a normalisation takes statistics over, and a log of every coupling with its cause, from which
+groups and explanations are built.
+
+The work of :meth:`Solver.unify` is linear in the number of parts of the two axes. A sum may have at most
+:data:`MAX_TERMS` terms: an axis that the graph cuts into more pieces is frozen, so the whole inference is linear in the
+graph however long it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from .algebra import ONE, Atom, Axis, Product, Sum, atoms, concat, factors_of, product, terms_of
+
+Cause = TypeVar("Cause")
+
+MAX_TERMS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Coupling(Generic[Cause]):
+    """Atom ``a`` and atom ``b`` were unified (``part=False``), or ``b`` is a part that ``a`` was refined into."""
+
+    a: int
+    b: int
+    cause: Cause | None
+    part: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze(Generic[Cause]):
+    """Why an atom can't be cut."""
+
+    reason: str
+    cause: Cause | None
+
+
+@dataclass
+class Solver(Generic[Cause]):
+    """State of one inference. ``Cause`` is whatever the caller wants to find on couplings: here, fx nodes."""
+
+    sizes: list[int] = field(default_factory=list)
+    bindings: dict[int, Axis] = field(default_factory=dict)
+    couplings: list[Coupling[Cause]] = field(default_factory=list)
+    frozen: dict[int, Freeze[Cause]] = field(default_factory=dict)
+    statistics: dict[int, Freeze[Cause]] = field(default_factory=dict)
+
+    def fresh(self, size: int) -> Axis:
+        """A new axis of ``size`` positions about which nothing is known; ``ONE`` if there is just one."""
+        return ONE if size == 1 else self._atom(size)
+
+    def _atom(self, size: int) -> Atom:
+        self.sizes.append(size)
+        return Atom(len(self.sizes) - 1, size)
+
+    def resolve(self, axis: Axis) -> Axis:
+        """The axis with every binding put in."""
+        match axis:
+            case Atom():
+                chain = []
+                end: Axis = axis
+                while isinstance(end, Atom) and (bound := self.bindings.get(end.id)) is not None:
+                    chain.append(end.id)
+                    end = bound
+                if not isinstance(end, Atom):
+                    end = self.resolve(end)
+                for atom in chain:
+                    self.bindings[atom] = end
+                return end
+            case Product(factors=parts):
+                resolved_parts = [self.resolve(part) for part in parts]
+                same = all(new is old for new, old in zip(resolved_parts, parts, strict=True))
+                return axis if same else product(*resolved_parts)
+            case Sum(terms=parts):
+                resolved_parts = [self.resolve(part) for part in parts]
+                same = all(new is old for new, old in zip(resolved_parts, parts, strict=True))
+                return axis if same else concat(*resolved_parts)
+
+    def freeze(self, axis: Axis, reason: str, cause: Cause | None = None) -> None:
+        """Nothing of ``axis`` may be cut; the first reason that is given stays."""
+        self._mark(self.frozen, axis, Freeze(reason, cause))
+
+    def mark_statistics(self, axis: Axis, reason: str, cause: Cause | None = None) -> None:
+        """A statistic is taken over ``axis``: masking its units is not the same as removing them."""
+        self._mark(self.statistics, axis, Freeze(reason, cause))
+
+    def _mark(self, marks: dict[int, Freeze[Cause]], axis: Axis, mark: Freeze[Cause]) -> None:
+        for atom in atoms(self.resolve(axis)):
+            marks.setdefault(atom.id, mark)
+
+    def is_frozen(self, axis: Axis) -> bool:
+        """Whether every atom of ``axis`` is frozen (so also where it has none)."""
+        return all(atom.id in self.frozen for atom in atoms(self.resolve(axis)))
+
+    def unify(self, a: Axis, b: Axis, cause: Cause | None = None) -> None:
+        """Make ``a`` and ``b``, of the same size, the same axis; freeze what has no common refinement."""
+        a, b = self.resolve(a), self.resolve(b)
+        if a == b:
+            return
+        if a.size != b.size:
+            raise ValueError(f"axes of different sizes can't be unified: {a} has {a.size}, {b} has {b.size}")
+        if isinstance(a, Atom) and (not isinstance(b, Atom) or b.id < a.id):
+            self._bind(a, b, cause)
+        elif isinstance(b, Atom):
+            self._bind(b, a, cause)
+        elif self.is_frozen(a) or self.is_frozen(b):
+            self._freeze_both(a, b, "it meets an axis that is frozen", cause)
+        elif max(len(terms_of(a)), len(terms_of(b))) > MAX_TERMS:
+            self._freeze_both(a, b, f"the graph cuts it into more than {MAX_TERMS} pieces", cause)
+        elif isinstance(a, Product) and isinstance(b, Product):
+            self._align_factors(list(a.factors), list(b.factors), cause)
+        else:
+            self._align_terms(list(terms_of(a)), list(terms_of(b)), cause)
+
+    def split(self, axis: Axis, sizes: list[int], cause: Cause | None = None) -> list[Axis]:
+        """The consecutive pieces of ``axis`` with the given sizes (a slice, a split, a chunk)."""
+        pieces = [self.fresh(size) if size else concat() for size in sizes]
+        axis = self.resolve(axis)
+        if self.is_frozen(axis):
+            for piece in pieces:
+                self.freeze(piece, "it is a piece of an axis that is frozen", cause)
+        else:
+            self.unify(axis, concat(*pieces), cause)
+        return [self.resolve(piece) for piece in pieces]
+
+    def _freeze_both(self, a: Axis, b: Axis, reason: str, cause: Cause | None) -> None:
+        for axis, other in ((a, b), (b, a)):
+            first = next((self.frozen[atom.id] for atom in atoms(other) if atom.id in self.frozen), None)
+            mark = first or Freeze(reason, cause)
+            self._mark(self.frozen, axis, mark)
+
+    def _bind(self, atom: Atom, axis: Axis, cause: Cause | None) -> None:
+        """Replace ``atom`` by ``axis`` everywhere; its marks go over to what it is made of."""
+        part = not isinstance(axis, Atom)
+        for other in {other.id for other in atoms(axis)}:
+            self.couplings.append(Coupling(atom.id, other, cause, part))
+        for marks in (self.frozen, self.statistics):
+            if atom.id in marks:
+                self._mark(marks, axis, marks[atom.id])
+        self.bindings[atom.id] = axis
+
+    def _align_factors(self, left: list[Axis], right: list[Axis], cause: Cause | None) -> None:
+        """Unify two products from the innermost factor outwards, splitting the larger factor where it divides."""
+        while left and right:
+            a, b = self.resolve(left.pop()), self.resolve(right.pop())
+            # a factor may have been refined meanwhile: take its innermost factor only
+            left.extend(factors_of(a)[:-1])
+            right.extend(factors_of(b)[:-1])
+            a, b = factors_of(a)[-1], factors_of(b)[-1]
+            if a.size < b.size:
+                a, b, left, right = b, a, right, left
+            if a.size == b.size:
+                self.unify(a, b, cause)
+            elif a.size % b.size == 0:
+                outer = self.fresh(a.size // b.size)
+                self.unify(a, product(outer, b), cause)
+                left.append(outer)
+            else:
+                rest_a, rest_b = product(*left, a), product(*right, b)
+                self._freeze_both(rest_a, rest_b, f"it is cut as {rest_a} here and as {rest_b} there", cause)
+                return
+
+    def _align_terms(self, left: list[Axis], right: list[Axis], cause: Cause | None) -> None:
+        """Unify two sums from the first term on, splitting the longer term at the end of the shorter one."""
+        left.reverse()
+        right.reverse()
+        while left and right:
+            a, b = self.resolve(left.pop()), self.resolve(right.pop())
+            left.extend(reversed(terms_of(a)[1:]))
+            right.extend(reversed(terms_of(b)[1:]))
+            a, b = terms_of(a)[0], terms_of(b)[0]
+            if a.size < b.size:
+                a, b, left, right = b, a, right, left
+            if a.size == b.size:
+                self.unify(a, b, cause)
+                continue
+            pieces = self._cut(a, b.size, cause)
+            if pieces is None:
+                rest_a, rest_b = concat(a, *reversed(left)), concat(b, *reversed(right))
+                self._freeze_both(rest_a, rest_b, f"it is cut as {rest_a} here and as {rest_b} there", cause)
+                return
+            self.unify(pieces[0], b, cause)
+            left.append(pieces[1])
+
+    def _cut(self, axis: Axis, at: int, cause: Cause | None) -> tuple[Axis, Axis] | None:
+        """``axis`` cut after its first ``at`` positions, or None where that falls inside an inner factor."""
+        if isinstance(axis, Atom):
+            pieces = self.fresh(at), self.fresh(axis.size - at)
+            self._bind(axis, concat(*pieces), cause)
+            return pieces
+        outer, inner = factors_of(axis)[0], product(*factors_of(axis)[1:])
+        if at % inner.size:
+            return None
+        cut = self._cut(outer, at // inner.size, cause)
+        return None if cut is None else (product(cut[0], inner), product(cut[1], inner))

@@ -1,0 +1,34 @@
+"""Random: a baseline that knows nothing."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..matrices import Matrix
+
+
+@dataclass(frozen=True)
+class Random:
+    """Uniform noise; the same for the same seed and parameter name.
+
+    Each row and each column of a matrix draws one number, so that units differ however large they are.
+    """
+
+    seed: int = 0
+    name: str = "random"
+    needs_gradients: bool = False
+
+    def importance(self, matrix: Matrix, rows: slice) -> Tensor | None:
+        generator = torch.Generator().manual_seed((zlib.crc32(matrix.name.encode()) + self.seed) % 2**63)
+        draws = [torch.rand(size, generator=generator) for size in matrix.weight.shape]
+        if not draws:
+            return None
+        draws[0] = draws[0][rows]
+        total = torch.zeros([len(draw) for draw in draws])
+        for dim, draw in enumerate(draws):
+            total = total + draw.reshape([-1 if other == dim else 1 for other in range(len(draws))])
+        return total

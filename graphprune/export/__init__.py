@@ -1,0 +1,1 @@
+"""Writing compact models: directories that transformers loads, and ONNX."""

@@ -1,0 +1,118 @@
+"""Writing that leaves either the whole thing or nothing: a temporary sibling name first, then a rename.
+
+A temporary name starts with a dot and ends in ``.tmp``, and lies beside its target, so that the rename never crosses
+from one file system to another.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import DiskFullError, GraphPruneError, OutputExistsError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether ``error``, or what caused it, says that a disk or a quota is full.
+
+    Libraries written in Rust (safetensors, tokenizers) report it as text in an exception of their own.
+    """
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, OSError) and current.errno in _FULL:
+            return True
+        if any(sign in str(current) for sign in ("No space left on device", "StorageFull", "Disk quota exceeded")):
+            return True
+        current = current.__cause__ or current.__context__
+    return False
+
+
+@contextmanager
+def new_directory(path: Path | str) -> Iterator[Path]:
+    """Yield an empty temporary directory that becomes ``path`` when the block ends well.
+
+    When the block fails, for whatever reason, the temporary directory goes and ``path`` is as it was: absent.
+
+    Raises:
+        OutputExistsError: if ``path`` exists, before the block or by its end.
+        DiskFullError: if the disk is full.
+    """
+    with _published(Path(path), lambda temporary: temporary.mkdir(), overwrite=False) as temporary:
+        yield temporary
+
+
+@contextmanager
+def new_file(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``, for the block to write a file there; it becomes ``path`` at the end.
+
+    When the block fails, the temporary file goes and ``path`` is as it was.
+
+    Raises:
+        OutputExistsError: if ``path`` exists and ``overwrite`` is false.
+        DiskFullError: if the disk is full.
+    """
+    with _published(Path(path), lambda temporary: temporary.touch(), overwrite=overwrite) as temporary:
+        yield temporary
+
+
+def write_text_atomically(path: Path | str, text: str, *, overwrite: bool = False) -> None:
+    """Write ``text`` as UTF-8 to ``path``, wholly or not at all.
+
+    Raises:
+        OutputExistsError: if ``path`` exists and ``overwrite`` is false.
+        DiskFullError: if the disk is full.
+    """
+    with new_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _published(path: Path, create: Callable[[Path], None], *, overwrite: bool) -> Iterator[Path]:
+    path = path.absolute()
+    _refuse_existing(path, overwrite=overwrite)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    parents = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        create(temporary)
+        yield temporary
+        # Once more: the block may have taken minutes, and on POSIX a rename replaces a file without a word.
+        _refuse_existing(path, overwrite=overwrite)
+        os.replace(temporary, path)
+    except BaseException as error:
+        _remove(temporary)
+        for parent in parents:
+            with suppress(OSError):
+                parent.rmdir()
+        if isinstance(error, Exception) and not isinstance(error, GraphPruneError) and is_disk_full(error):
+            raise DiskFullError(
+                f"The disk that holds {path.parent} is full, so {path.name} was not written: free some space there, "
+                "or name another place, and run again."
+            ) from error
+        raise
+
+
+def _refuse_existing(path: Path, *, overwrite: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    if path.is_dir():
+        raise OutputExistsError(
+            f"The directory {path} exists already and is not overwritten: give another name, or remove it first."
+        )
+    if not overwrite:
+        raise OutputExistsError(
+            f"The file {path} exists already and is not overwritten: give another name, or remove it first."
+        )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

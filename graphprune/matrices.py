@@ -1,0 +1,104 @@
+"""What criteria look at: each parameter with the adapters on it, and their gradients."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .traced import TracedModel
+
+BLOCK = 1 << 21
+"""Elements of a weight that are looked at together."""
+
+
+@dataclass(frozen=True)
+class LoraFactors:
+    """One LoRA adapter on a weight: ``W' = W + scale * b @ a`` with ``a`` [rank, in] and ``b`` [out, rank].
+
+    ``transposed`` adapters are on weights that are stored as [in, out]. Gradients are those in ``.grad``, None where
+    there are none.
+    """
+
+    a: nn.Parameter
+    b: nn.Parameter
+    scale: float
+    transposed: bool
+
+    def rows(self, rows: slice) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """``left`` [rows, rank], ``right`` [rank, columns] and their gradients, with ``left @ right`` = rows of the update."""
+        a, b = self.a.detach().flatten(1), self.b.detach().flatten(1)
+        a_grad = None if self.a.grad is None else self.a.grad.flatten(1)
+        b_grad = None if self.b.grad is None else self.b.grad.flatten(1)
+        if not self.transposed:
+            return b[rows], a, None if b_grad is None else b_grad[rows], a_grad
+        return a.T[rows], b.T, None if a_grad is None else a_grad.T[rows], None if b_grad is None else b_grad.T
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A parameter as a criterion sees it: its values, the adapters on it, and whether it is part of one itself."""
+
+    name: str
+    weight: nn.Parameter
+    adapters: tuple[LoraFactors, ...] = ()
+    is_adapter: bool = False
+
+    def blocks(self) -> Iterator[slice]:
+        """Runs of rows (positions of the first dim) with at most ``BLOCK`` elements, or one row."""
+        rows = self.weight.shape[0] if self.weight.ndim else 1
+        step = max(1, BLOCK * rows // max(1, self.weight.numel()))
+        for start in range(0, rows, step):
+            yield slice(start, min(rows, start + step))
+
+    def effective(self, rows: slice) -> Tensor:
+        """Rows of ``W' = W + sum of scale * b @ a``."""
+        block = self.weight.detach()[rows] if self.weight.ndim else self.weight.detach()
+        for adapter in self.adapters:
+            left, right, _, _ = adapter.rows(rows)
+            block = block + (adapter.scale * (left @ right)).reshape(block.shape).to(block.dtype)
+        return block
+
+
+def matrices(traced: TracedModel) -> dict[str, Matrix]:
+    """Every parameter in the graph with the active LoRA adapters on it, by name."""
+    names = {id(parameter): name for name, parameter in traced.module.named_parameters()}
+    adapters: dict[str, list[LoraFactors]] = {}
+    parts: set[str] = set()
+    for layer in lora_layers(traced.module):
+        for a, b, scale, transposed in layer_factors(layer):
+            parts |= {names[id(a)], names[id(b)]}
+            weight = layer.get_base_layer().weight
+            if id(weight) in names:
+                adapters.setdefault(names[id(weight)], []).append(LoraFactors(a, b, scale, transposed))
+    found: dict[str, Matrix] = {}
+    for name, info in traced.table.items():
+        if info.is_buffer or name not in traced.inference.parameter_dims:
+            continue
+        weight = traced.program.tensor(name)
+        if isinstance(weight, nn.Parameter):
+            found[name] = Matrix(name, weight, tuple(adapters.get(name, ())), name in parts)
+    return found
+
+
+def lora_layers(module: nn.Module) -> list[Any]:
+    """The LoRA layers of a module, as peft makes them; none where peft was never used."""
+    if "peft" not in sys.modules:
+        return []  # a module with peft's layers has imported it
+    from peft.tuners.lora import LoraLayer
+
+    return [child for child in module.modules() if isinstance(child, LoraLayer)]
+
+
+def layer_factors(layer: Any) -> Iterator[tuple[nn.Parameter, nn.Parameter, float, bool]]:
+    """``a``, ``b``, scale and whether the weight is stored transposed, for each active adapter of a LoRA layer."""
+    for adapter in layer.active_adapters:
+        scale = float(layer.scaling.get(adapter, 1.0))
+        if adapter in layer.lora_A:
+            a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+            yield a, b, scale, bool(getattr(layer, "fan_in_fan_out", False))
+        elif adapter in layer.lora_embedding_A:
+            yield layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter], scale, True

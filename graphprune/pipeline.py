@@ -1,0 +1,127 @@
+"""The passes in order: from a module to its groups, and from a plan to a verified compact model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .compact import CompactModel
+from .errors import CaptureError, GraphPruneError, VerificationError
+from .passes.build_groups import build_groups, dependency_graph
+from .passes.infer_axes import infer_axes
+from .passes.patch_modules import patch_modules
+from .passes.recompute_shapes import recompute_shapes
+from .passes.slice_parameters import parameter_masks, slice_tensor
+from .passes.trace import trace as capture
+from .passes.verify import VerifyReport, check_graph, check_module, check_slices, prepare_check
+from .plan import PruningPlan
+from .program import Program, fetch, parameter_table
+from .traced import TracedModel
+
+
+def trace(
+    model: nn.Module,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> TracedModel:
+    """Capture a model and find its pruning groups.
+
+    ``args`` is a tuple of positional inputs, one tensor, or a mapping of named inputs; without any inputs a
+    transformers model gets token ids. The model may be on the meta device. It is not changed.
+
+    Raises:
+        CaptureError: the model can't be captured with these inputs.
+    """
+    if isinstance(args, Mapping):
+        args, kwargs = (), {**args, **(kwargs or {})}
+    args = (args,) if isinstance(args, Tensor) else tuple(args)
+    kwargs = dict(kwargs or {})
+    if not args and not kwargs:
+        kwargs = example_inputs(model)
+    clock = [time.perf_counter()]
+    graph = capture(model, args, kwargs, dynamic_shapes)
+    clock.append(time.perf_counter())
+    program = Program(model, graph, args, kwargs, parameter_table(model))
+    inference = infer_axes(program)
+    clock.append(time.perf_counter())
+    couplings = dependency_graph(inference)
+    groups = build_groups(program, inference, couplings)
+    clock.append(time.perf_counter())
+    seconds = dict(zip(("trace", "infer axes", "build groups"), (b - a for a, b in zip(clock, clock[1:])), strict=True))
+    return TracedModel(program, inference, couplings, groups, seconds)
+
+
+def example_inputs(model: nn.Module) -> dict[str, Tensor]:
+    """Token ids ``[2, 13]`` for a model whose config has a vocabulary.
+
+    Raises:
+        CaptureError: the model has no such config.
+    """
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
+    if not isinstance(vocabulary, int):
+        raise CaptureError(f"{type(model).__name__} needs example inputs: gp.trace(model, args=(…,), kwargs={{…}})")
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary, (2, 13), generator=generator)
+    device = next((parameter.device for parameter in model.parameters()), ids.device)
+    return {"input_ids": ids.to(device)}
+
+
+def rewrite(traced: TracedModel, plan: PruningPlan, *, module_form: bool = True) -> CompactModel:
+    """Cut a model to what a plan keeps, and verify the result against the masked original.
+
+    The original is not changed. Adapters are cut together with the weights that they adapt; see
+    :func:`graphprune.merge_adapters` for merging them. A module form that does not agree with the masked original is
+    dropped, and ``module_error`` of the result says why; ``module_form=False`` does not try.
+
+    Raises:
+        PlanError: the plan is for another model.
+        VerificationError: the graph form does not compute what the masked original computes.
+    """
+    program, inference = traced.program, traced.inference
+    keep = plan.keep(traced)
+    clock = [time.perf_counter()]
+    masks = parameter_masks(inference, keep)
+    tensors: dict[str, Tensor] = {}
+    for name, info in program.table.items():
+        original = program.tensor(name)
+        cut = slice_tensor(original.detach(), masks.get(name, [None] * len(info.shape)))
+        tensors[name] = nn.Parameter(cut, original.requires_grad) if isinstance(original, nn.Parameter) else cut
+    for name in inference.parameter_dims.keys() - program.table.keys():
+        tensors[name] = slice_tensor(fetch(program.graph, name), masks.get(name, ()))
+    graph = recompute_shapes(program, inference, keep, tensors)
+    module, module_error = None, "it was not asked for"
+    if module_form:
+        try:
+            module = patch_modules(program, inference, traced.groups, keep, tensors)
+        except GraphPruneError as error:
+            module_error = str(error)
+    clock.append(time.perf_counter())
+    check_slices(program, masks, {name: tensors[name] for name in tensors if name in program.table})
+    check = prepare_check(program, inference, keep)
+    report = None
+    if check is not None:
+        graph_error = check_graph(check, graph)
+        module_difference = None
+        if module is not None:
+            try:
+                module_difference = check_module(check, module)
+            except VerificationError as error:
+                module, module_error = None, str(error)
+        clock.append(time.perf_counter())
+        report = VerifyReport(
+            dtype=str(check.dtype or "the model's own types").removeprefix("torch."),
+            tolerance=check.tolerance,
+            effect=check.effect,
+            graph_error=graph_error,
+            module_error=module_difference,
+            seconds=dict(zip(("rewrite", "verify"), (b - a for a, b in zip(clock, clock[1:])), strict=True)),
+        )
+    return CompactModel(
+        graph, plan, report, module, None if module is not None else module_error, traced.parameter_count
+    )

@@ -1,0 +1,115 @@
+"""The traced model: a graph, its parameter table, the axes of every tensor and the groups that follow from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from .axes import Axis, Solver
+from .rules import Dims, Result
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """A parameter, buffer or constant of the traced model.
+
+    ``name`` is the first name that the module has for it; ``aliases`` are the other ones (tied weights).
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    shape: tuple[int, ...]
+    is_buffer: bool
+
+    @property
+    def numel(self) -> int:
+        return int(torch.Size(self.shape).numel())
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The result of axis inference: the dims of every node and of every parameter in the graph."""
+
+    solver: Solver[fx.Node]
+    dims: Mapping[fx.Node, Result]
+    remembered: Mapping[fx.Node, tuple[Axis, ...]]
+    parameter_dims: Mapping[str, Dims]
+    canonical: Mapping[str, str]
+    """From a get_attr target of the graph to the name of the parameter in the table."""
+
+    def axes(self, parameter: str) -> tuple[Axis, ...]:
+        """The axes of a parameter's dims."""
+        return tuple(self.solver.resolve(axis) for axis in self.parameter_dims[parameter].axes)
+
+
+def parameter_table(module: nn.Module) -> dict[str, ParameterInfo]:
+    """Every parameter and buffer of a module by its first name."""
+    names: dict[int, list[str]] = {}
+    tensors: dict[int, tuple[torch.Tensor, bool]] = {}
+    named = [(name, each, False) for name, each in module.named_parameters(remove_duplicate=False)]
+    named += [(name, each, True) for name, each in module.named_buffers(remove_duplicate=False)]
+    for name, tensor, is_buffer in named:
+        names.setdefault(id(tensor), []).append(name)
+        tensors.setdefault(id(tensor), (tensor, is_buffer))
+    return {
+        names[key][0]: ParameterInfo(names[key][0], tuple(names[key][1:]), tuple(tensor.shape), is_buffer)
+        for key, (tensor, is_buffer) in tensors.items()
+    }
+
+
+def fingerprint(table: Mapping[str, ParameterInfo]) -> str:
+    """What a plan is made for: the names and shapes of the parameters, as 16 hexadecimal digits."""
+    rows = sorted((info.name, list(info.shape)) for info in table.values() if not info.is_buffer)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A module, the graph of it and its parameter table.
+
+    ``graph`` shares its parameters with ``module``; ``args`` and ``kwargs`` are the inputs that it was traced with.
+    """
+
+    module: nn.Module
+    graph: fx.GraphModule
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    table: Mapping[str, ParameterInfo] = field(repr=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.table)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A parameter, buffer or graph constant by its name in the table."""
+        return fetch(self.module, name) if has(self.module, name) else fetch(self.graph, name)
+
+    @property
+    def parameter_count(self) -> int:
+        """The number of parameters, tied ones counted once."""
+        return sum(info.numel for info in self.table.values() if not info.is_buffer)
+
+
+def fetch(module: nn.Module, name: str) -> torch.Tensor:
+    """The tensor at a dotted path below a module."""
+    owner, _, attribute = name.rpartition(".")
+    tensor = getattr(module.get_submodule(owner), attribute)
+    if not isinstance(tensor, torch.Tensor):
+        raise AttributeError(f"{name} is not a tensor")
+    return tensor
+
+
+def has(module: nn.Module, name: str) -> bool:
+    """Whether there is a tensor at a dotted path below a module."""
+    try:
+        fetch(module, name)
+    except AttributeError:
+        return False
+    return True

@@ -1,0 +1,24 @@
+"""Axis rules, one file for each family of operators. Importing this package registers them all."""
+
+from . import attention, contraction, convolution, creation, indexing, normalization, pointwise, reduction, views
+from .registry import Call, Dims, Resize, Result, axis_rule, axis_rules, resize_rule, resize_rules
+
+__all__ = [
+    "Call",
+    "Dims",
+    "Resize",
+    "Result",
+    "attention",
+    "axis_rule",
+    "axis_rules",
+    "contraction",
+    "convolution",
+    "creation",
+    "indexing",
+    "normalization",
+    "pointwise",
+    "reduction",
+    "resize_rule",
+    "resize_rules",
+    "views",
+]

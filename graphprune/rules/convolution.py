@@ -1,0 +1,141 @@
+"""Convolutions, pooling and interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..axes import Axis, product
+from .registry import Call, Dims, Resize, Result, axis_rule, resize_rule
+
+SPATIAL = "it is a spatial dim that a window runs over"
+
+
+@axis_rule(
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "convolution",
+    "_convolution",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+)
+def convolution(call: Call) -> Result:
+    """``n (g i) ..., (g o) i ..., (g o) -> n (g o) ...``; transposed, the weight is ``(g i) o ...``."""
+    x, weight = call.tensor("input"), call.tensor("weight")
+    name = call.node.target.__name__  # type: ignore[union-attr]
+    transposed = "transpose" in name or bool(call.arguments.get("transposed"))
+    spatial = len(weight) - 2
+    channel = len(x) - spatial - 1
+    groups = call.fresh(call["groups"])
+    inner = call.fresh(x.axes[channel].size // groups.size)
+    outer = call.fresh(call.shape[channel] // groups.size)
+    rows, columns = (inner, outer) if transposed else (outer, inner)
+    call.unify(weight.axes[0], product(groups, rows))
+    call.unify(weight.axes[1], columns)
+    call.unify(x.axes[channel], product(groups, inner))
+    call.summed(inner, x.zero[channel] or weight.zero[0 if transposed else 1], "a convolution")
+    for axis in (*weight.axes[2:], *x.axes[channel + 1 :]):
+        call.freeze(axis, SPATIAL)
+    bias = call.dims("bias")
+    result: Axis = product(groups, outer)
+    if bias is not None:
+        call.unify(bias.axes[0], result)
+    call.remember(groups)
+    zero = weight.zero[0] and (bias is None or bias.zero[0]) and (not transposed or weight.zero[1])
+    return Dims(
+        (*x.axes[:channel], call.resolve(result), *(call.fixed(size, SPATIAL) for size in call.shape[channel + 1 :])),
+        (*(bias is None and flag for flag in x.zero[:channel]), zero, *(False,) * spatial),
+    )
+
+
+@resize_rule(
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "convolution",
+    "_convolution",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+)
+def resize_convolution(resize: Resize) -> Mapping[str, Any]:
+    (groups,) = resize.remembered
+    return {"groups": resize.size(groups)}
+
+
+@axis_rule(
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "max_pool2d_with_indices",
+    "max_pool1d_with_indices",
+    "max_pool3d_with_indices",
+    "_adaptive_avg_pool2d",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "upsample_linear1d",
+    "upsample_trilinear3d",
+    "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "reflection_pad3d",
+    "replication_pad3d",
+    "grid_sampler",
+    "grid_sampler_2d",
+)
+def window(call: Call) -> Result:
+    """``n c ... -> n c ...``: each channel by itself, its spatial dims frozen."""
+    x = call.tensor(next(iter(call.arguments)))
+    value = call.node.meta["val"]
+    first = value[0] if isinstance(value, (tuple, list)) else value
+    name = call.node.target.__name__  # type: ignore[union-attr]
+    spatial = next((int(digit) for digit in name if digit.isdigit()), len(x) - 2)
+    kept = len(x) - spatial
+    for dims in call.tensors():
+        for axis in dims.axes[-spatial:] if dims is x else dims.axes:
+            call.freeze(axis, SPATIAL)
+    axes = (*x.axes[:kept], *(call.fixed(int(size), SPATIAL) for size in first.shape[kept:]))
+    result = Dims(axes, (*x.zero[:kept], *(False,) * spatial))
+    return (result,) * len(value) if isinstance(value, (tuple, list)) else result
+
+
+@axis_rule("pixel_shuffle")
+def pixel_shuffle(call: Call) -> Result:
+    """``n (c r r) h w -> n c (h r) (w r)``"""
+    x, factor = call.tensor("self"), call["upscale_factor"]
+    channels = call.fresh(x.axes[-3].size // factor**2)
+    call.unify(x.axes[-3], product(channels, call.fixed(factor, SPATIAL), call.fixed(factor, SPATIAL)))
+    for axis in x.axes[-2:]:
+        call.freeze(axis, SPATIAL)
+    axes = (*x.axes[:-3], call.resolve(channels), *(call.fixed(size, SPATIAL) for size in call.shape[-2:]))
+    return Dims(axes, (*x.zero[:-2], False, False))
+
+
+@axis_rule("pixel_unshuffle")
+def pixel_unshuffle(call: Call) -> Result:
+    """``n c (h r) (w r) -> n (c r r) h w``"""
+    x, factor = call.tensor("self"), call["downscale_factor"]
+    for axis in x.axes[-2:]:
+        call.freeze(axis, SPATIAL)
+    channels = product(x.axes[-3], call.fixed(factor, SPATIAL), call.fixed(factor, SPATIAL))
+    axes = (*x.axes[:-3], channels, *(call.fixed(size, SPATIAL) for size in call.shape[-2:]))
+    return Dims(axes, (*x.zero[:-2], False, False))

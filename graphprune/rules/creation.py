@@ -1,0 +1,79 @@
+"""Operators that make tensors from nothing but sizes, and those that return no tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .registry import Call, Dims, Resize, Result, axis_rule, resize_rule
+from .views import resized_shape
+
+
+@axis_rule("full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones", "new_empty", "scalar_tensor")
+def filled(call: Call) -> Result:
+    """``-> a b``: every position is the same, so any number of them can be made."""
+    zero = call.node.target.__name__.startswith(("zeros", "new_zeros"))  # type: ignore[union-attr]
+    shape = call.shape
+    return Dims(tuple(call.fresh(size) for size in shape), (zero,) * len(shape))
+
+
+@resize_rule("full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones", "new_empty")
+def resize_filled(resize: Resize) -> Mapping[str, Any]:
+    return {"size": resized_shape(resize, resize["size"])}
+
+
+@axis_rule("full_like", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like")
+def filled_like(call: Call) -> Result:
+    """``a b -> a b``"""
+    x = call.tensor("self")
+    return Dims(x.axes, (call.node.target.__name__.startswith("zeros"),) * len(x))  # type: ignore[union-attr]
+
+
+@axis_rule(
+    "arange",
+    "linspace",
+    "logspace",
+    "eye",
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "tril_indices",
+    "triu_indices",
+    "hann_window",
+)
+def counted(call: Call) -> Result:
+    """``-> a``: the values count positions, so a is frozen."""
+    return call.fixed_outputs(f"{call.node.target} numbers its positions")
+
+
+@axis_rule("meshgrid")
+def meshgrid(call: Call) -> Result:
+    """``a, b -> a b, a b``"""
+    axes = tuple(dims.axes[0] if len(dims) else call.fresh(1) for dims in call.tensors())
+    if call.arguments.get("indexing") == "xy":
+        axes = (axes[1], axes[0], *axes[2:])
+    return (Dims(axes, (False,) * len(axes)),) * len(axes)
+
+
+@axis_rule(
+    "sym_size",
+    "sym_numel",
+    "sym_stride",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
+    "_assert_tensor_metadata",
+    "_assert_async",
+    "_assert_scalar",
+    "size",
+    "numel",
+)
+def nothing(call: Call) -> Result:
+    """Calls that return no tensor and leave no trace in one."""
+    return None
+
+
+@axis_rule("item", "_local_scalar_dense", "is_nonzero", "equal", "allclose")
+def number(call: Call) -> Result:
+    """A number is taken out of a tensor: everything it came from is frozen."""
+    return call.opaque("a number is taken out of it")

@@ -1,0 +1,89 @@
+"""Normalisations: channels that are normalised one by one can be cut; statistics over channels are flagged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..axes import product
+from .registry import Call, Dims, Resize, Result, axis_rule, resize_rule
+
+
+def scaled(call: Call, x: Dims, first: int) -> Dims:
+    """``x`` times a weight plus a bias over the dims from ``first`` on: zero there where both are."""
+    weight, bias = call.dims("weight"), call.dims("bias")
+    zero = list(x.zero)
+    for index in range(first, len(x)):
+        for parameter in (weight, bias):
+            if parameter is not None:
+                call.unify(x.axes[index], parameter.axes[index - first])
+        scaled_to_zero = weight is not None and weight.zero[index - first]
+        zero[index] = scaled_to_zero and (bias is None or bias.zero[index - first])
+    for index in range(first):
+        zero[index] = False
+    return Dims(tuple(call.resolve(axis) for axis in x.axes), tuple(zero))
+
+
+@axis_rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
+def layer_norm(call: Call) -> Result:
+    """``... h, h, h -> ... h`` with a statistic over h."""
+    x = call.tensor("input")
+    first = len(x) - len(call["normalized_shape"])
+    for axis, zero in list(x)[first:]:
+        call.statistics(axis, zero, "a normalisation")
+    result = scaled(call, x, first)
+    value = call.node.meta["val"]
+    if not isinstance(value, (tuple, list)):
+        return result
+    statistics = call.fixed_outputs("it is a statistic")
+    return (result, *(statistics[1:] if isinstance(statistics, tuple) else ()))
+
+
+@resize_rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
+def resize_layer_norm(resize: Resize) -> Mapping[str, Any]:
+    axes = resize.input("input").axes
+    shape = resize["normalized_shape"]
+    return {"normalized_shape": [resize.size(axis) for axis in axes[len(axes) - len(shape) :]]}
+
+
+@axis_rule("group_norm")
+def group_norm(call: Call) -> Result:
+    """``n (g c) ..., (g c), (g c) -> n (g c) ...`` with a statistic over c: whole groups can be cut."""
+    x = call.tensor("input")
+    groups = call.fresh(call["num_groups"])
+    inner = call.fresh(x.axes[1].size // groups.size)
+    call.unify(x.axes[1], product(groups, inner))
+    call.statistics(inner, x.zero[1], "a normalisation")
+    zero = x.zero[1]
+    for name in ("weight", "bias"):
+        parameter = call.dims(name)
+        if parameter is not None:
+            call.unify(x.axes[1], parameter.axes[0])
+    weight, bias = call.dims("weight"), call.dims("bias")
+    zero = weight is not None and weight.zero[0] and (bias is None or bias.zero[0])
+    call.remember(groups)
+    return Dims(tuple(call.resolve(axis) for axis in x.axes), (False, zero, *(False,) * (len(x) - 2)))
+
+
+@resize_rule("group_norm")
+def resize_group_norm(resize: Resize) -> Mapping[str, Any]:
+    (groups,) = resize.remembered
+    return {"num_groups": resize.size(groups)}
+
+
+@axis_rule("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "instance_norm")
+def batch_norm(call: Call) -> Result:
+    """``n c ..., c, c, c, c -> n c ...``"""
+    x = call.tensor("input")
+    weight, bias = call.dims("weight"), call.dims("bias")
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        parameter = call.dims(name)
+        if parameter is not None:
+            call.unify(x.axes[1], parameter.axes[0])
+    zero = weight is not None and weight.zero[0] and (bias is None or bias.zero[0])
+    result = Dims(tuple(call.resolve(axis) for axis in x.axes), (False, zero, *(False,) * (len(x) - 2)))
+    value = call.node.meta["val"]
+    if not isinstance(value, (tuple, list)):
+        return result
+    statistics = call.fixed_outputs("it is a statistic")
+    return (result, *(statistics[1:] if isinstance(statistics, tuple) else ()))

@@ -1,0 +1,293 @@
+"""Operators that work position by position: ``... , ... -> ...`` with broadcasting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from ..axes import ONE, Axis
+from .registry import Call, Dims, Result, axis_rule
+
+
+def broadcast(call: Call, operands: list[Dims]) -> tuple[Axis, ...]:
+    """The axes of the broadcast result; dims of more than one position that meet are unified."""
+    rank = max((len(dims) for dims in operands), default=0)
+    axes: list[Axis] = []
+    for back in range(rank, 0, -1):
+        meeting = [dims.axes[-back] for dims in operands if len(dims) >= back and dims.axes[-back].size != 1]
+        for other in meeting[1:]:
+            call.unify(meeting[0], other)
+        axes.append(call.resolve(meeting[0]) if meeting else ONE)
+    return tuple(axes)
+
+
+def zero_along(dims: Dims, back: int) -> bool:
+    """Whether an operand is zero at the masked units of the ``back``-th dim from the end of the result."""
+    return len(dims) >= back and dims.axes[-back].size != 1 and dims.zero[-back]
+
+
+def pointwise(call: Call, operands: list[Dims], zero: Any) -> Dims:
+    """Broadcast ``operands``; ``zero(flags)`` says from the operands' flags of a dim if the result is zero there."""
+    axes = broadcast(call, operands)
+    rank = len(axes)
+    zeros = (zero([zero_along(dims, back) for dims in operands]) for back in range(rank, 0, -1))
+    return Dims(axes, tuple(bool(flag) for flag in zeros))
+
+
+def scalars(call: Call, *names: str) -> list[Any]:
+    """The arguments of these names that are given as numbers."""
+    values = [call.arguments.get(name) for name in names]
+    return [value for value in values if value is not None and not isinstance(value, fx.Node)]
+
+
+@axis_rule(
+    "abs",
+    "neg",
+    "sign",
+    "sgn",
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+    "frac",
+    "sqrt",
+    "square",
+    "sin",
+    "tan",
+    "asin",
+    "atan",
+    "sinh",
+    "tanh",
+    "asinh",
+    "atanh",
+    "expm1",
+    "log1p",
+    "erf",
+    "erfinv",
+    "relu",
+    "relu6",
+    "gelu",
+    "silu",
+    "mish",
+    "hardswish",
+    "elu",
+    "celu",
+    "selu",
+    "leaky_relu",
+    "softshrink",
+    "hardshrink",
+    "nan_to_num",
+    "deg2rad",
+    "rad2deg",
+    "logical_and",
+    "bitwise_and",
+    "__and__",
+    "real",
+    "imag",
+    "conj",
+    "conj_physical",
+    "rrelu",
+    "positive",
+)
+def zero_preserving(call: Call) -> Result:
+    """``f(x)`` with ``f(0) = 0``."""
+    return pointwise(call, call.tensors(), all)
+
+
+@axis_rule(
+    "exp",
+    "exp2",
+    "cos",
+    "cosh",
+    "acos",
+    "acosh",
+    "sigmoid",
+    "hardsigmoid",
+    "log",
+    "log2",
+    "log10",
+    "log_sigmoid",
+    "softplus",
+    "rsqrt",
+    "reciprocal",
+    "erfc",
+    "digamma",
+    "lgamma",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "logit",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "logical_not",
+    "bitwise_not",
+    "__or__",
+    "bitwise_or",
+    "logical_or",
+    "logical_xor",
+    "bitwise_xor",
+    "__xor__",
+    "__lshift__",
+    "__rshift__",
+    "bitwise_left_shift",
+    "bitwise_right_shift",
+    "atan2",
+    "isclose",
+    "floor_divide",
+    "rsub",
+    "xlogy",
+    "logaddexp",
+    "logaddexp2",
+    "polar",
+    "complex",
+    "i0",
+    "sinc",
+    "bernoulli",
+    "greater",
+    "greater_equal",
+    "less",
+    "less_equal",
+    "not_equal",
+    "special_expit",
+)
+def never_zero(call: Call) -> Result:
+    """``f(x, …)`` where a zero input gives no zero output, or not always."""
+    return pointwise(call, call.tensors(), lambda flags: False)
+
+
+@axis_rule("add", "sub", "subtract", "maximum", "minimum", "fmax", "fmin", "hypot")
+def additive(call: Call) -> Result:
+    """``x + y``: zero where both are."""
+    offset = any(value != 0 for value in scalars(call, "other"))
+    return pointwise(call, call.tensors(), lambda flags: all(flags) and not offset)
+
+
+@axis_rule("mul", "multiply")
+def multiplicative(call: Call) -> Result:
+    """``x * y``: zero where one is."""
+    return pointwise(call, call.tensors(), any)
+
+
+@axis_rule("div", "divide", "true_divide", "fmod", "remainder", "copysign")
+def quotient(call: Call) -> Result:
+    """``x / y``: zero where x is."""
+    if call.dims("self") is None:
+        return pointwise(call, call.tensors(), lambda flags: False)
+    return pointwise(call, call.tensors(), lambda flags: flags[0])
+
+
+@axis_rule("pow")
+def power(call: Call) -> Result:
+    """``x ** n``: zero where x is, for a constant positive n."""
+    exponent = call["exponent"]
+    keeps = not isinstance(exponent, fx.Node) and exponent > 0 and call.dims("self") is not None
+    return pointwise(call, call.tensors(), lambda flags: keeps and flags[0])
+
+
+@axis_rule("clamp", "clip", "hardtanh", "clamp_min", "clamp_max")
+def clamp(call: Call) -> Result:
+    """``min(max(x, lower), upper)``: zero where x is, if zero lies between numbers as bounds."""
+    lower = scalars(call, "min", "min_val")
+    upper = scalars(call, "max", "max_val")
+    tensors = call.tensors()
+    keeps = len(tensors) == 1 and all(value <= 0 for value in lower) and all(value >= 0 for value in upper)
+    return pointwise(call, tensors, lambda flags: keeps and flags[0])
+
+
+@axis_rule("threshold")
+def threshold(call: Call) -> Result:
+    """``x if x > t else value``: zero where x is if the value is zero, or zero is above the threshold."""
+    keeps = call["value"] == 0 or call["threshold"] < 0
+    return pointwise(call, call.tensors(), lambda flags: keeps and flags[0])
+
+
+@axis_rule("where")
+def where(call: Call) -> Result:
+    """``condition ? x : y``: zero where both are."""
+    if call.arguments.get("self") is None:
+        return call.opaque("the number of positions where a condition holds depends on data")
+    constant = any(value != 0 for value in scalars(call, "self", "other"))
+    return pointwise(call, call.tensors(), lambda flags: all(flags[1:]) and not constant)
+
+
+@axis_rule("masked_fill")
+def masked_fill(call: Call) -> Result:
+    """``mask ? value : x``: zero where x is, if the value is zero."""
+    keeps = not isinstance(call["value"], fx.Node) and call["value"] == 0
+    return pointwise(call, [call.tensor("self"), call.tensor("mask")], lambda flags: keeps and flags[0])
+
+
+@axis_rule("addcmul")
+def addcmul(call: Call) -> Result:
+    """``x + v * y * z``: zero where x and one of y, z are."""
+    return pointwise(call, call.tensors(), lambda flags: flags[0] and (flags[1] or flags[2]))
+
+
+@axis_rule("addcdiv")
+def addcdiv(call: Call) -> Result:
+    """``x + v * y / z``: zero where x and y are."""
+    return pointwise(call, call.tensors(), lambda flags: flags[0] and flags[1])
+
+
+@axis_rule("lerp")
+def lerp(call: Call) -> Result:
+    """``x + w * (y - x)``: zero where x and y are."""
+    return pointwise(call, call.tensors(), lambda flags: flags[0] and flags[1])
+
+
+@axis_rule("prelu")
+def prelu(call: Call) -> Result:
+    """``n c ..., c -> n c ...``"""
+    x, weight = call.tensor("self"), call.tensor("weight")
+    if weight.axes and weight.axes[0].size != 1:
+        call.unify(x.axes[min(1, len(x) - 1)], weight.axes[0])
+    return x
+
+
+@axis_rule("glu")
+def glu(call: Call) -> Result:
+    """``... (a + a) -> ... a``"""
+    x = call.tensor("self")
+    dim = call["dim"] % len(x)
+    half = x.axes[dim].size // 2
+    left, right = call.split(x.axes[dim], [half, half])
+    call.unify(left, right)
+    return x.replace(dim, call.resolve(left), x.zero[dim])
+
+
+@axis_rule(
+    "to",
+    "_to_copy",
+    "type_as",
+    "clone",
+    "contiguous",
+    "detach",
+    "alias",
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "native_dropout",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "lift",
+    "cpu",
+    "cuda",
+    "detach_copy",
+    "pin_memory",
+    "resolve_conj",
+    "resolve_neg",
+    "_conj",
+    "_autocast_to_reduced_precision",
+    "_autocast_to_full_precision",
+)
+def identity(call: Call) -> Result:
+    """``... -> ...``: the same values, at most in another type or place."""
+    first = next(iter(call.arguments))
+    dims = call.tensor(first)
+    value = call.node.meta["val"]
+    return (dims, dims) if isinstance(value, (tuple, list)) else dims

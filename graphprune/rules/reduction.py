@@ -1,0 +1,122 @@
+"""Operators that take one value from many positions, and those that compare or order positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..axes import ONE, Axis
+from .registry import Call, Dims, Result, axis_rule, dim_index
+
+Visit = Callable[[Axis, bool], None]
+
+
+def reduced_dims(call: Call, rank: int) -> set[int]:
+    """The dims that a reduction names; all of them where it names none."""
+    dims = call.arguments.get("dim", call.arguments.get("dims"))
+    if dims is None or dims == []:
+        return set(range(rank))
+    return {dim_index(dim, rank) for dim in ([dims] if isinstance(dims, int) else dims)}
+
+
+def reduce(call: Call, visit: Visit) -> Result:
+    """``a b -> b`` (or ``1 b``); ``visit`` deals with each reduced axis, given whether its masked units are zero."""
+    x = call.tensor(next(iter(call.arguments)))
+    gone = reduced_dims(call, len(x))
+    for dim in gone:
+        visit(x.axes[dim], x.zero[dim])
+    value = call.node.meta["val"]
+    first = value[0] if isinstance(value, (tuple, list)) else value
+    if first.ndim == len(x):
+        kept = Dims(
+            tuple(ONE if dim in gone else axis for dim, axis in enumerate(x.axes)),
+            tuple(dim not in gone and zero for dim, zero in enumerate(x.zero)),
+        )
+    else:
+        kept = x.take(dim for dim in range(len(x)) if dim not in gone)
+    return (kept,) * len(value) if isinstance(value, (tuple, list)) else kept
+
+
+@axis_rule("sum", "nansum", "count_nonzero", "norm", "linalg_vector_norm", "linalg_norm", "frobenius_norm")
+def add_up(call: Call) -> Result:
+    """Reductions to which zeros add nothing."""
+    what = call.node.target.__name__.split(".")[0] if not isinstance(call.node.target, str) else call.node.target
+    order = call.arguments.get("ord", call.arguments.get("p", 2))
+    if isinstance(order, (int, float)) and order <= 0:
+        return order_positions(call)
+    return reduce(call, lambda axis, zero: call.summed(axis, zero, what))
+
+
+@axis_rule("mean", "nanmean", "var", "std", "var_mean", "std_mean")
+def statistic(call: Call) -> Result:
+    """Reductions that divide by the number of positions."""
+    what = call.node.target.__name__.split(".")[0] if not isinstance(call.node.target, str) else call.node.target
+    return reduce(call, lambda axis, zero: call.statistics(axis, zero, what))
+
+
+@axis_rule(
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "prod",
+    "any",
+    "all",
+    "argmax",
+    "argmin",
+    "logsumexp",
+    "median",
+    "nanmedian",
+    "aminmax",
+    "mode",
+    "quantile",
+)
+def order_positions(call: Call) -> Result:
+    """Reductions to which a zero adds something: the reduced dims are frozen."""
+    if len(call.tensors()) > 1:
+        from .pointwise import pointwise  # max(x, y) is not a reduction
+
+        return pointwise(call, call.tensors(), all)
+    return reduce(call, lambda axis, zero: call.freeze(axis, f"{call.node.target} compares its positions"))
+
+
+@axis_rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")
+def softmax(call: Call) -> Result:
+    """``... a -> ... a``: masked units would still take their share, so a is frozen."""
+    return along(call, "softmax normalises over it", zero=False)
+
+
+@axis_rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "sort", "argsort", "msort")
+def scan(call: Call) -> Result:
+    """``... a -> ... a`` where positions depend on those before them: a is frozen."""
+    return along(call, f"{call.node.target} runs along it", zero=False)
+
+
+def along(call: Call, reason: str, *, zero: bool) -> Result:
+    """Freeze one dim and pass the others through."""
+    x = call.tensor("self")
+    dim = dim_index(call.arguments.get("dim", -1), len(x)) if len(x) else 0
+    if len(x):
+        call.freeze(x.axes[dim], reason)
+    result = Dims(x.axes, tuple(zero and flag for flag in x.zero))
+    value = call.node.meta["val"]
+    return (result,) * len(value) if isinstance(value, (tuple, list)) else result
+
+
+@axis_rule("topk", "kthvalue")
+def topk(call: Call) -> Result:
+    """``... a -> ... k``: positions are compared, so a is frozen."""
+    x = call.tensor("self")
+    dim = dim_index(call["dim"], len(x))
+    call.freeze(x.axes[dim], f"{call.node.target} compares its positions")
+    shape = call.shapes[0]
+    if shape is None or len(shape) != len(x):
+        return (x.take(other for other in range(len(x)) if other != dim),) * 2
+    best = call.fixed(shape[dim], "it counts the best positions")
+    result = Dims(x.axes, (False,) * len(x)).replace(dim, best, False)
+    return result, result
+
+
+@axis_rule("renorm", "cosine_similarity", "pairwise_distance", "cdist", "linalg_cross", "cross")
+def compared(call: Call) -> Result:
+    """Composite comparisons without a finer rule."""
+    return call.opaque(f"{call.node.target} compares its positions")

@@ -1,0 +1,263 @@
+"""How an axis rule is written and found.
+
+An axis rule says, for one call of an operator, which dims of its inputs and outputs are the same axis. A rule is
+registered on the operator's name, for all its overloads::
+
+    @axis_rule("linear")
+    def linear(call: Call) -> Dims:
+        '''``... i, o i, o -> ... o``'''
+
+Operators with numbers in their arguments that follow from axes (view sizes, split sizes, groups, …) also have a resize
+rule, which gives the new arguments for a graph whose axes were cut. No rule means that every axis touching the call is
+frozen, with that as the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import fx
+
+from ..axes import Axis, Solver
+
+
+@dataclass(frozen=True, slots=True)
+class Dims:
+    """What inference knows of one tensor: for each dim its axis and whether a masked unit of it holds only zeros."""
+
+    axes: tuple[Axis, ...]
+    zero: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    def __iter__(self) -> Iterator[tuple[Axis, bool]]:
+        return iter(zip(self.axes, self.zero, strict=True))
+
+    def take(self, order: Iterable[int]) -> Dims:
+        """The dims at these positions, in this order."""
+        order = tuple(order)
+        return Dims(tuple(self.axes[dim] for dim in order), tuple(self.zero[dim] for dim in order))
+
+    def replace(self, dim: int, axis: Axis, zero: bool) -> Dims:
+        """The same with another axis at ``dim``."""
+        axes, zeros = list(self.axes), list(self.zero)
+        axes[dim], zeros[dim] = axis, zero
+        return Dims(tuple(axes), tuple(zeros))
+
+
+F = TypeVar("F")
+Result = Dims | tuple[Dims | None, ...] | None
+Rule = Callable[["Call"], Result]
+ResizeRule = Callable[["Resize"], Mapping[str, Any]]
+
+axis_rules: dict[str, Rule] = {}
+resize_rules: dict[str, ResizeRule] = {}
+
+
+def axis_rule(*operators: str) -> Callable[[Rule], Rule]:
+    """Register an axis rule for operators: ``"add"`` stands for ``"aten::add"``, other namespaces are written out.
+
+    Raises:
+        ValueError: an operator has a rule already.
+    """
+    return _register(axis_rules, operators)
+
+
+def resize_rule(*operators: str) -> Callable[[ResizeRule], ResizeRule]:
+    """Register a resize rule: a function from the resized call to the arguments that change, by their schema names."""
+    return _register(resize_rules, operators)
+
+
+def _register(registry: dict[str, F], operators: Iterable[str]) -> Callable[[F], F]:
+    def register(rule: F) -> F:
+        for operator in operators:
+            name = operator if "::" in operator else f"aten::{operator}"
+            if name in registry:
+                raise ValueError(f"{name} has a rule already: {registry[name]}")
+            registry[name] = rule
+        return rule
+
+    return register
+
+
+def operator_name(target: Any) -> str:
+    """The name under which rules are registered: ``aten::add`` for every overload of add."""
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return f"higher_order::{target.name()}"
+    return f"python::{getattr(target, '__name__', target)}"
+
+
+def bound_arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a call by their names in the operator's schema, defaults put in."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {str(index): value for index, value in enumerate(node.args)} | dict(node.kwargs)
+    bound: dict[str, Any] = {}
+    for index, argument in enumerate(node.target._schema.arguments):
+        if index < len(node.args):
+            bound[argument.name] = node.args[index]
+        elif argument.name in node.kwargs:
+            bound[argument.name] = node.kwargs[argument.name]
+        else:
+            bound[argument.name] = argument.default_value if argument.has_default_value() else None
+    return bound
+
+
+def size_hint(size: Any) -> int:
+    """A dim's size as a number; a symbolic size counts with the size it was traced with."""
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """The shape of a node's value, or None where it is not a tensor."""
+    return tuple(size_hint(size) for size in value.shape) if isinstance(value, torch.Tensor) else None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operator, as an axis rule sees it."""
+
+    node: fx.Node
+    solver: Solver[fx.Node]
+    known: Mapping[fx.Node, Result]
+    memory: dict[fx.Node, tuple[Axis, ...]]
+    arguments: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        """An argument by its schema name, as the graph has it (nodes for tensors)."""
+        return self.arguments[name]
+
+    def dims(self, name: str) -> Dims | None:
+        """The dims of a tensor argument, None where it is not a tensor."""
+        return self.dims_of(self.arguments.get(name))
+
+    def tensor(self, name: str) -> Dims:
+        """The dims of an argument that must be a tensor."""
+        dims = self.dims(name)
+        if dims is None:
+            raise TypeError(f"argument {name} of {self.node.format_node()} is not a tensor")
+        return dims
+
+    def dims_of(self, value: Any) -> Dims | None:
+        known = self.known.get(value) if isinstance(value, fx.Node) else None
+        return known if isinstance(known, Dims) else None
+
+    def tensors(self) -> list[Dims]:
+        """The dims of every tensor argument, those in lists included, in order."""
+        nodes: list[fx.Node] = []
+        fx.map_arg(list(self.arguments.values()), nodes.append)
+        found: list[Dims] = []
+        for node in nodes:
+            known = self.known.get(node)
+            found.extend(each for each in (known if isinstance(known, tuple) else (known,)) if each is not None)
+        return found
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the call's only output."""
+        shape = shape_of(self.node.meta["val"])
+        if shape is None:
+            raise TypeError(f"{self.node.format_node()} does not return one tensor")
+        return shape
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...] | None, ...]:
+        """The shapes of the call's outputs."""
+        return tuple(shape_of(value) for value in self.node.meta["val"])
+
+    def fresh(self, size: int) -> Axis:
+        return self.solver.fresh(size)
+
+    def resolve(self, axis: Axis) -> Axis:
+        return self.solver.resolve(axis)
+
+    def unify(self, a: Axis, b: Axis) -> None:
+        self.solver.unify(a, b, self.node)
+
+    def split(self, axis: Axis, sizes: list[int]) -> list[Axis]:
+        return self.solver.split(axis, sizes, self.node)
+
+    def freeze(self, axis: Axis, reason: str) -> None:
+        self.solver.freeze(axis, reason, self.node)
+
+    def fixed(self, size: int, reason: str) -> Axis:
+        """A new axis that is frozen from the start."""
+        axis = self.fresh(size)
+        self.freeze(axis, reason)
+        return axis
+
+    def statistics(self, axis: Axis, zero: bool, what: str) -> None:
+        """``what`` takes a statistic over ``axis``; it could only be made right where masked units are zero."""
+        if zero:
+            self.solver.mark_statistics(axis, f"{what} takes a statistic over it", self.node)
+        else:
+            self.freeze(axis, f"{what} takes a statistic over it, and its masked units are not zero")
+
+    def summed(self, axis: Axis, zero: bool, what: str) -> None:
+        """``what`` adds up over ``axis``: sound where masked units are zero."""
+        if not zero:
+            self.freeze(axis, f"{what} adds up over it, and its masked units are not zero")
+
+    def remember(self, *axes: Axis) -> None:
+        """Keep axes for the resize rule of this call, which finds them in ``Resize.remembered``."""
+        self.memory[self.node] = axes
+
+    def opaque(self, reason: str) -> Result:
+        """Freeze everything that touches the call: the sound answer where nothing better is known."""
+        for dims in self.tensors():
+            for axis in dims.axes:
+                self.freeze(axis, reason)
+        return self.fixed_outputs(reason)
+
+    def fixed_outputs(self, reason: str) -> Result:
+        """Outputs whose axes are all new and frozen."""
+
+        def fixed(shape: tuple[int, ...] | None) -> Dims | None:
+            if shape is None:
+                return None
+            return Dims(tuple(self.fixed(size, reason) for size in shape), (False,) * len(shape))
+
+        value = self.node.meta.get("val")
+        if isinstance(value, (tuple, list)):
+            return tuple(fixed(shape_of(each)) for each in value)
+        return fixed(shape_of(value))
+
+
+@dataclass(frozen=True)
+class Resize:
+    """One call of an operator in a graph whose axes were cut, as a resize rule sees it."""
+
+    node: fx.Node
+    arguments: Mapping[str, Any]
+    result: Result
+    inputs: Mapping[fx.Node, Result]
+    remembered: tuple[Axis, ...]
+    size: Callable[[Axis], int]
+    """The number of positions of an axis that are kept."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    @property
+    def dims(self) -> Dims:
+        """The dims of the call's only output."""
+        if not isinstance(self.result, Dims):
+            raise TypeError(f"{self.node.format_node()} does not return one tensor")
+        return self.result
+
+    def input(self, name: str) -> Dims:
+        """The dims of a tensor argument."""
+        dims = self.inputs[self.arguments[name]]
+        if not isinstance(dims, Dims):
+            raise TypeError(f"argument {name} of {self.node.format_node()} is not a tensor")
+        return dims
+
+
+def dim_index(dim: int, rank: int) -> int:
+    """A dim counted from the front; negative dims count from the end."""
+    return dim + rank if dim < 0 else dim

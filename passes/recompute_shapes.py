@@ -1,0 +1,92 @@
+"""Make the graph of the compact model: the same calls, with every number that follows from axes recomputed.
+
+1. Each operator with a resize rule gets its new arguments: view sizes, split sizes, slice bounds, groups, ….
+2. A split into equal pieces becomes one with explicit sizes, since pieces may now differ.
+3. Everything else is copied as it is.
+
+::
+
+    view(x, [2, 7, 9, 64])   ->   view(x, [2, 7, 6, 64])          with heads cut from 9 to 6
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..masks import Keep, kept_size
+from ..program import Inference, Program
+from ..rules import Resize, resize_rules
+from ..rules.registry import bound_arguments, operator_name
+
+EXPLICIT_SPLIT = torch.ops.aten.split_with_sizes.default
+
+
+def recompute_shapes(program: Program, inference: Inference, keep: Keep, tensors: dict[str, Tensor]) -> fx.GraphModule:
+    """The graph over ``tensors``, by canonical name, whose axes are cut to ``keep``."""
+    old = program.graph
+    graph = fx.Graph()
+    graph.set_codegen(copy.deepcopy(old.graph._codegen))
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in old.graph.nodes:
+        copies[node] = new = graph.node_copy(node, lambda used: copies[used])
+        if node.op == "get_attr" and node.target in inference.canonical:
+            new.target = inference.canonical[node.target]
+        rule = resize_rules.get(operator_name(node.target)) if node.op == "call_function" else None
+        if rule is None:
+            continue
+        resize = Resize(
+            node,
+            bound_arguments(node),
+            inference.dims[node],
+            inference.dims,
+            tuple(inference.solver.resolve(axis) for axis in inference.remembered.get(node, ())),
+            lambda axis: kept_size(inference.solver.resolve(axis), keep),
+        )
+        changed = {name: value for name, value in rule(resize).items() if value != resize.arguments.get(name, _ABSENT)}
+        if changed:
+            _put(new, changed, copies)
+    attributes: dict[str, Any] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            found = tensors.get(node.target)
+            attributes[node.target] = found if found is not None else _attribute(old, node.target)
+    compact = fx.GraphModule(attributes, graph)
+    for name, value in old.__dict__.items():
+        if name in ("_in_spec", "_out_spec"):
+            setattr(compact, name, value)
+    return compact
+
+
+_ABSENT = object()
+
+
+def _put(node: fx.Node, changed: dict[str, Any], copies: dict[fx.Node, fx.Node]) -> None:
+    """Write new arguments into a call, at their places in its schema."""
+    changed = {name: fx.map_arg(value, lambda used: copies.get(used, used)) for name, value in changed.items()}
+    if "split_sizes" in changed and node.target is not EXPLICIT_SPLIT:
+        bound = bound_arguments(node)
+        node.target = EXPLICIT_SPLIT
+        first = next(iter(bound.values()))
+        node.args, node.kwargs = (first, changed["split_sizes"], bound.get("dim", 0)), {}
+        return
+    if "dim" in changed and operator_name(node.target) == "aten::squeeze":
+        node.target, node.args, node.kwargs = torch.ops.aten.squeeze.dims, (node.args[0], changed["dim"]), {}
+        return
+    args, kwargs = list(node.args), dict(node.kwargs)
+    for index, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name not in changed:
+            continue
+        if index < len(args):
+            args[index] = changed[argument.name]
+        else:
+            kwargs[argument.name] = changed[argument.name]
+    node.args, node.kwargs = tuple(args), kwargs
+
+
+def _attribute(module: fx.GraphModule, target: str) -> Any:
+    owner, _, name = target.rpartition(".")
+    return getattr(module.get_submodule(owner), name)

@@ -1,0 +1,56 @@
+"""Cut the parameters of a traced model to what a plan keeps, or zero what it does not keep.
+
+::
+
+    q_proj.weight: (kv rep (half + half)) hidden     [576, 576]  ->  [384, 576]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..masks import Keep, keep_mask
+from ..program import Inference
+
+DimMasks = Sequence[Tensor | None]
+"""The keep-mask of each dim of a tensor, None where the dim stays whole."""
+
+
+def parameter_masks(inference: Inference, keep: Keep, names: Iterable[str] | None = None) -> dict[str, DimMasks]:
+    """The keep-masks of every parameter, buffer and constant of which something goes."""
+    masks: dict[str, DimMasks] = {}
+    for name in inference.parameter_dims if names is None else names:
+        rows = [keep_mask(axis, keep) for axis in inference.axes(name)]
+        if any(row is not None for row in rows):
+            masks[name] = rows
+    return masks
+
+
+def slice_tensor(tensor: Tensor, masks: DimMasks) -> Tensor:
+    """A new tensor of the positions that stay."""
+    result = tensor
+    for dim, mask in enumerate(masks):
+        if mask is not None:
+            result = result.index_select(dim, mask.nonzero().flatten().to(result.device))
+    return result.clone() if result is tensor else result
+
+
+def zero_masked(tensor: Tensor, masks: DimMasks) -> Tensor:
+    """A copy of a tensor with zeros at the positions that go."""
+    result = tensor.detach().clone()
+    for dim, mask in enumerate(masks):
+        if mask is not None:
+            gone = (~mask).nonzero().flatten().to(result.device)
+            result.index_fill_(dim, gone, 0)
+    return result
+
+
+def is_zero_where_masked(tensor: Tensor, masks: DimMasks) -> bool:
+    """Whether every position that goes holds zero already."""
+    return all(
+        mask is None or not torch.any(tensor.index_select(dim, (~mask).nonzero().flatten().to(tensor.device)))
+        for dim, mask in enumerate(masks)
+    )

@@ -1,0 +1,129 @@
+"""Capture a module as an fx graph of ATen operators.
+
+1. The module is exported in eval mode, without gradients and without a key/value cache, which is state and no output.
+2. Higher-order operators that only set a mode (gradients, autocast) are replaced by the graph that they wrap.
+3. In-place operators, where there are any, are made functional.
+4. Assertions about types and devices are dropped: they compute nothing.
+
+::
+
+    nn.Module + example inputs  ->  get_attr layers.0.weight; placeholder x; aten.linear.default(x, layers_0_weight); …
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import operator
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..errors import CaptureError
+
+MODE_WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+"""Higher-order operators that run a sub-graph in some mode, and the position of the sub-graph in their arguments."""
+
+
+@contextlib.contextmanager
+def inference_mode_of(module: nn.Module) -> Iterator[None]:
+    """Within the context the module runs as it is captured: in eval mode, without gradients, without a cache."""
+    training = {child: child.training for child in module.modules()}
+    configs = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
+    cached = {key: config.use_cache for key, config in configs.items() if getattr(config, "use_cache", False)}
+    try:
+        module.eval()
+        for key in cached:
+            configs[key].use_cache = False
+        with torch.no_grad():
+            yield
+    finally:
+        for child, mode in training.items():
+            child.training = mode
+        for key, value in cached.items():
+            configs[key].use_cache = value
+
+
+def trace(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any = None
+) -> fx.GraphModule:
+    """The graph of ``module(*args, **kwargs)``, parameters and buffers shared with the module.
+
+    Raises:
+        CaptureError: ``torch.export`` can't capture the module with these inputs.
+    """
+    with inference_mode_of(module), warnings.catch_warnings(), _quiet_export():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(module, args, dict(kwargs), strict=False, dynamic_shapes=dynamic_shapes)
+            if any(_mutates(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})
+        except Exception as error:
+            raise CaptureError(_explain(module, error)) from error
+        captured = program.module(check_guards=False)
+    if not isinstance(captured, fx.GraphModule):
+        raise CaptureError(f"torch.export gave a {type(captured).__name__} and no graph for {type(module).__name__}")
+    for node in list(captured.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            captured.graph.erase_node(node)
+    inline_mode_wrappers(captured)
+    captured.recompile()
+    return captured
+
+
+@contextlib.contextmanager
+def _quiet_export() -> Iterator[None]:
+    """torch.export logs what it raises anyway."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _mutates(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _explain(module: nn.Module, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    where = next((line for line in reversed(lines) if line.startswith("File ")), "")
+    place = f" at {where}" if where else ""
+    return (
+        f"{type(module).__name__} can't be captured by torch.export{place}: {first.rstrip('.')}. "
+        "Check that the example inputs run through the model, or trace the sub-module that holds what you want to prune."
+    )
+
+
+def inline_mode_wrappers(captured: fx.GraphModule) -> None:
+    """Replace each call that only sets a mode by the nodes of the graph that it runs, in place."""
+    for node in list(captured.graph.nodes):
+        name = node.target.name() if isinstance(node.target, torch._ops.HigherOrderOperator) else ""
+        if name not in MODE_WRAPPERS:
+            continue
+        at = MODE_WRAPPERS[name]
+        inner = captured.get_submodule(node.args[at].target)
+        inline_mode_wrappers(inner)
+        with captured.graph.inserting_before(node):
+            values = iter(node.args[at + 1 :])
+            copies: dict[fx.Node, Any] = {}
+            result: Any = None
+            for each in inner.graph.nodes:
+                if each.op == "placeholder":
+                    copies[each] = next(values)
+                elif each.op == "output":
+                    result = fx.map_arg(each.args[0], lambda used: copies[used])
+                else:
+                    copies[each] = captured.graph.node_copy(each, lambda used: copies[used])
+        for user in list(node.users):
+            if user.target is not operator.getitem:
+                raise CaptureError(f"{name} is used by {user.format_node()}, which is not understood")
+            user.replace_all_uses_with(result[user.args[1]])
+            captured.graph.erase_node(user)
+        captured.graph.erase_node(node)

@@ -1,0 +1,344 @@
+"""Show that a compact model computes what the masked original computes.
+
+1. The compact tensors are the kept slices of the original ones, to the bit.
+2. The original with zeros in place of the pruned units gives the same outputs as the compact model, on the inputs that
+   the model was traced with, in float64 where it fits.
+3. The check can fail: zeros in place of the pruned units change the outputs of the original.
+
+Where a wrong slice could not be seen, since a parameter is constant (the zeros of a fresh adapter, the ones of a norm)
+or zero in its pruned part, the check runs on a probe of it with noise added, the same in both models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ..errors import VerificationError
+from ..masks import Keep, keep_mask
+from ..program import Inference, Program, fetch
+from ..rules import Dims
+from .build_groups import location
+from .slice_parameters import DimMasks, is_zero_where_masked, parameter_masks, slice_tensor, zero_masked
+from .trace import inference_mode_of
+
+FLOAT64_TOLERANCE = 1e-6
+TOLERANCE = 1e-4
+"""Largest difference that is put down to rounding, relative to the largest value of an output."""
+
+NOISE = 0.05
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a verification saw.
+
+    ``graph_error`` and ``module_error`` are the largest differences between the masked original and the two forms of
+    the compact model, relative to the largest output; ``effect`` is the same between the original and the masked one.
+    """
+
+    dtype: str
+    tolerance: float
+    effect: float
+    graph_error: float | None
+    module_error: float | None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        forms = {"graph": self.graph_error, "module": self.module_error}
+        errors = ", ".join(f"{form} form differs by {error:.1e}" for form, error in forms.items() if error is not None)
+        return f"{errors} from the masked model ({self.dtype}); the pruned units matter by {self.effect:.1e}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """Everything that a verification compares against: built once, used for each form of the compact model."""
+
+    program: Program
+    inference: Inference
+    keep: Keep
+    masks: Mapping[str, DimMasks]
+    dtype: torch.dtype | None
+    """None keeps the types of the model."""
+
+    dense: list[Tensor]
+    masked: list[Tensor]
+    sliced: Mapping[str, Tensor]
+    """The kept slices of the probes, for the parameters of which something goes."""
+
+    masked_tensors: Mapping[str, Tensor]
+
+    @property
+    def tolerance(self) -> float:
+        return FLOAT64_TOLERANCE if self.dtype == torch.float64 else TOLERANCE
+
+    @property
+    def effect(self) -> float:
+        return difference(self.dense, self.masked)
+
+
+def prepare_check(program: Program, inference: Inference, keep: Keep) -> Check | None:
+    """Run the original, dense and masked. None where the model has no values (it is on the meta device).
+
+    Raises:
+        VerificationError: masking changes nothing, so that the check could not fail.
+    """
+    tensors = {name: program.tensor(name) for name in inference.parameter_dims}
+    if any(tensor.is_meta for tensor in tensors.values()):
+        return None
+    masks = parameter_masks(inference, keep)
+    generator = torch.Generator().manual_seed(0)
+    for dtype in _types(program):
+        probes = {name: _probe(_cast(tensors[name], dtype), rows, generator) for name, rows in masks.items()}
+        masked = {
+            name: probe if _is_buffer(program, name) else zero_masked(probe, masks[name])
+            for name, probe in probes.items()
+        }
+        try:
+            dense_outputs = _run_module(program, program.module, probes, dtype)
+            masked_outputs = _run_module(program, program.module, masked, dtype)
+        except (RuntimeError, TypeError, ValueError):
+            if dtype is None:
+                raise
+            continue  # the model mixes in types of its own: check it in its own types
+        sliced = {name: slice_tensor(probe, masks[name]) for name, probe in probes.items()}
+        check = Check(program, inference, keep, masks, dtype, dense_outputs, masked_outputs, sliced, masked)
+        if masks and not check.effect > 10 * torch.finfo(dtype or torch.float32).eps:
+            raise VerificationError(
+                "zeroing the pruned units does not change what the model computes on the inputs that it was traced "
+                "with, so nothing could be verified: trace it with longer or more varied inputs"
+            )
+        return check
+    raise AssertionError("unreachable: the last type is the model's own")
+
+
+def check_slices(program: Program, masks: Mapping[str, DimMasks], tensors: Mapping[str, Tensor]) -> None:
+    """Every compact tensor is the kept slice of the original one, to the bit.
+
+    Raises:
+        VerificationError: one is not; the message names it.
+    """
+    for name, tensor in tensors.items():
+        original = program.tensor(name).detach()
+        expected = slice_tensor(original, masks[name]) if name in masks else original
+        if expected.is_meta:
+            if expected.shape != tensor.shape:
+                raise VerificationError(
+                    f"{name} has shape {list(tensor.shape)}, but its kept slice {list(expected.shape)}"
+                )
+        elif not torch.equal(expected, tensor.detach().to(expected.device)):
+            raise VerificationError(f"{name} of the compact model is not the kept slice of the original")
+
+
+def check_graph(check: Check, compact: fx.GraphModule) -> float:
+    """The difference of the graph form from the masked original.
+
+    Raises:
+        VerificationError: it is more than rounding; the message names the first call that disagrees.
+    """
+    promoted = _promoted(compact, check.dtype)
+    values = {
+        name: check.sliced[name] if name in check.sliced else _cast(fetch(compact, name), check.dtype)
+        for name in _attributes(compact)
+    }
+    args, kwargs = _inputs(check.program, check.dtype)
+    try:
+        with torch.no_grad():
+            outputs = _tensors(_Substituted(promoted, values).call(args, kwargs))
+    except Exception as error:
+        raise VerificationError(f"the graph form does not run: {_first_line(error)}") from error
+    error = difference(check.masked, outputs)
+    if not error <= check.tolerance:
+        where = _first_disagreement(check, promoted, values, args, kwargs)
+        raise VerificationError(f"the graph form differs from the masked model by {error:.1e}, first at {where}")
+    return error
+
+
+def check_module(check: Check, compact: nn.Module) -> float:
+    """The difference of the module form from the masked original.
+
+    Raises:
+        VerificationError: it does not run, or differs by more than rounding.
+    """
+    try:
+        outputs = _run_module(check.program, compact, check.sliced, check.dtype)
+    except Exception as error:
+        raise VerificationError(f"the module form does not run: {_first_line(error)}") from error
+    error = difference(check.masked, outputs)
+    if not error <= check.tolerance:
+        raise VerificationError(f"the module form differs from the masked model by {error:.1e}")
+    return error
+
+
+def difference(expected: list[Tensor], found: list[Tensor]) -> float:
+    """The largest difference of two lists of tensors, relative to the largest value of each; infinite for other shapes."""
+    if [each.shape for each in expected] != [each.shape for each in found]:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        if not a.numel():
+            continue
+        if not a.is_floating_point():
+            worst = worst if torch.equal(a, b) else float("inf")
+            continue
+        a, b = a.double(), b.double().to(a.device)
+        finite = torch.isfinite(a)
+        if not torch.equal(finite, torch.isfinite(b)):
+            return float("inf")
+        a, b = a[finite], b[finite]
+        if a.numel():
+            worst = max(worst, float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)))
+    return worst
+
+
+def _types(program: Program) -> list[torch.dtype | None]:
+    """The types to check in: float64 where three copies of the model fit into half of the free memory."""
+    bytes_needed = 3 * 8 * sum(info.numel for info in program.table.values())
+    on_host = all(fetch(program.module, name).device.type == "cpu" for name in program.table)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return [torch.float64, None] if on_host and bytes_needed < free / 2 else [None]
+
+
+def _is_buffer(program: Program, name: str) -> bool:
+    return name not in program.table or program.table[name].is_buffer
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to(dtype) if dtype is not None and tensor.is_floating_point() else tensor.detach()
+
+
+def _probe(tensor: Tensor, masks: DimMasks, generator: torch.Generator) -> Tensor:
+    """The tensor itself, or one with noise where a wrong slice of it could not be seen."""
+    if not tensor.is_floating_point():
+        return tensor
+    noise = NOISE * torch.randn(tensor.shape, generator=generator).to(tensor)
+    if tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
+        return tensor + noise
+    if is_zero_where_masked(tensor, masks):
+        return tensor + noise - slice_back(noise, masks)
+    return tensor
+
+
+def slice_back(noise: Tensor, masks: DimMasks) -> Tensor:
+    """``noise`` at the kept positions and zero at the pruned ones."""
+    return zero_masked(noise, masks)
+
+
+def _inputs(program: Program, dtype: torch.dtype | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def cast(value: Any) -> Any:
+        return _cast(value, dtype) if isinstance(value, Tensor) else value
+
+    return tree_map(cast, program.args), tree_map(cast, dict(program.kwargs))
+
+
+def _run_module(
+    program: Program, module: nn.Module, replaced: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> list[Tensor]:
+    """The outputs of a module, in eval mode, with some tensors replaced and all cast."""
+    values: dict[str, Tensor] = {}
+    for named in (module.named_parameters, module.named_buffers):
+        for name, tensor in named():
+            values[name] = replaced[name] if name in replaced else _cast(tensor, dtype)
+    args, kwargs = _inputs(program, dtype)
+    with inference_mode_of(module):
+        return _tensors(torch.func.functional_call(module, values, args, kwargs))
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _attributes(graph: fx.GraphModule) -> list[str]:
+    return list(dict.fromkeys(node.target for node in graph.graph.nodes if node.op == "get_attr"))
+
+
+def _promoted(graph: fx.GraphModule, dtype: torch.dtype | None) -> fx.GraphModule:
+    """The graph with every floating type that its calls name replaced by ``dtype``."""
+    if dtype is None:
+        return graph
+
+    def promote(value: Any) -> Any:
+        return dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+    copied = fx.GraphModule(graph, _copy(graph.graph))
+    for node in copied.graph.nodes:
+        node.args = fx.node.map_aggregate(node.args, promote)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, promote)
+    return copied
+
+
+def _copy(graph: fx.Graph) -> fx.Graph:
+    copied = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copies[node] = copied.node_copy(node, lambda used: copies[used])
+    copied.set_codegen(graph._codegen)
+    return copied
+
+
+class _Substituted(fx.Interpreter):
+    """Runs a graph with other values for its attributes."""
+
+    def __init__(
+        self, graph: fx.GraphModule, values: Mapping[str, Tensor], record: Callable[[fx.Node, Any], None] | None = None
+    ):
+        super().__init__(graph)
+        self.values = values
+        self.record = record
+
+    def fetch_attr(self, target: str) -> Any:
+        return self.values[target] if target in self.values else super().fetch_attr(target)
+
+    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run with the arguments of the module that was traced; outputs are not packed again."""
+        return self.run(*tree_leaves((args, dict(kwargs))), enable_io_processing=False)
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if self.record is not None:
+            self.record(n, value)
+        return value
+
+
+def _first_disagreement(
+    check: Check,
+    compact: fx.GraphModule,
+    values: Mapping[str, Tensor],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> str:
+    """The first call whose value in the compact graph is not the kept slice of its value in the masked graph."""
+    program, inference = check.program, check.inference
+    names = {node.name: node for node in program.graph.graph.nodes}
+    expected: dict[str, Any] = {}
+    masked = {
+        target: check.masked_tensors.get(name, _cast(program.tensor(name), check.dtype))
+        for target, name in inference.canonical.items()
+        if name in inference.parameter_dims
+    }
+    original = _promoted(program.graph, check.dtype)
+    found: list[str] = []
+
+    def compare(node: fx.Node, value: Any) -> None:
+        origin = names.get(node.name)
+        dims = inference.dims.get(origin) if origin is not None else None
+        if found or origin is None or not isinstance(value, Tensor) or not isinstance(dims, Dims):
+            return
+        masks = [keep_mask(inference.solver.resolve(axis), check.keep) for axis in dims.axes]
+        if difference([slice_tensor(expected[node.name], masks)], [value]) > check.tolerance:
+            found.append(f"{node.target} in {location(origin)}")
+
+    with torch.no_grad():
+        _Substituted(original, masked, lambda node, value: expected.__setitem__(node.name, value)).call(args, kwargs)
+        _Substituted(compact, values, compare).call(args, kwargs)
+    return found[0] if found else "its outputs"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
