@@ -15,41 +15,62 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .compact import CompactModel
-from .errors import GraphPruneError
-from .groups import Groups, Member, PruningGroup
-from .pipeline import rewrite, trace
-from .plan import GroupPlan, PruningPlan
-from .rules import axis_rule, resize_rule
-from .scores import Scores
-from .scoring import score
-from .selection import select
-from .traced import TracedModel
-
 if TYPE_CHECKING:
     from .adapters import merge_adapters
     from .api import prune
+    from .compact import CompactModel
+    from .errors import GraphPruneError
     from .export.directory import load, save
     from .export.onnx import export_onnx
+    from .groups import Groups, Member, PruningGroup
+    from .pipeline import rewrite, trace
+    from .plan import GroupPlan, PruningPlan
+    from .rules import axis_rule, resize_rule
+    from .scores import Scores
+    from .scoring import score
+    from .selection import select
+    from .traced import TracedModel
     from .training.callback import LoRAPruneCallback
 
 __version__ = "0.1.0"
 
-_LAZY = {
+_MODULES = {
+    "CompactModel": "compact",
+    "GraphPruneError": "errors",
+    "GroupPlan": "plan",
+    "Groups": "groups",
     "LoRAPruneCallback": "training.callback",
+    "Member": "groups",
+    "PruningGroup": "groups",
+    "PruningPlan": "plan",
+    "Scores": "scores",
+    "TracedModel": "traced",
+    "axis_rule": "rules",
     "export_onnx": "export.onnx",
     "load": "export.directory",
     "merge_adapters": "adapters",
     "prune": "api",
+    "resize_rule": "rules",
+    "rewrite": "pipeline",
     "save": "export.directory",
+    "score": "scoring",
+    "select": "selection",
+    "trace": "pipeline",
 }
-"""Names that need heavy libraries (transformers, onnx): imported when they are first used."""
+"""Where each name comes from. It is imported when it is first used: torch alone takes a second, and ``--help`` needs
+neither it nor transformers or onnx."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [

@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from .errors import RewriteError
+from .origin import Origin
 from .passes.verify import VerifyReport
 from .plan import PruningPlan
 
@@ -30,6 +31,9 @@ class CompactModel:
     module_error: str | None
     dense_parameters: int
     """The parameters of the model that was pruned."""
+
+    origin: Origin | None = field(default=None, repr=False)
+    """What ``gp.save`` and ``gp.export_onnx`` need to know of the dense model; ``gp.rewrite`` always says it."""
 
     @property
     def module(self) -> nn.Module:

@@ -41,6 +41,10 @@ class TrainingError(GraphPruneError):
     """Fine-tuning can't start or go on: a NaN loss, no adapters, or a checkpoint of another run."""
 
 
+class TrainingInterrupted(TrainingError):
+    """Ctrl-C ended fine-tuning; the message says from which checkpoint it goes on."""
+
+
 class RewriteError(GraphPruneError):
     """The model can't be rewritten to its compact form."""
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,11 +59,21 @@ def forward_milliseconds(forward: Callable[[], Any], *, runs: int = 5) -> float:
     The least and not the mean, since what else the machine does only ever adds. ``forward`` must return only when its
     result is there (on an accelerator: synchronise in it).
     """
+    return interleaved_milliseconds([forward], runs=runs)[0]
+
+
+def interleaved_milliseconds(forwards: Sequence[Callable[[], Any]], *, runs: int = 5) -> list[float]:
+    """The least time of each of ``forwards``, as :func:`forward_milliseconds`, in rounds in which each runs once.
+
+    What slows the machine down for a while then slows down all that are compared.
+    """
     if runs < 1:
         raise ValueError(f"runs must be at least 1, not {runs}")
     with torch.no_grad():
-        forward()
-        return min(_seconds(forward) for _ in range(runs)) * 1e3
+        for forward in forwards:
+            forward()
+        rounds = [[_seconds(forward) for forward in forwards] for _ in range(runs)]
+    return [min(times) * 1e3 for times in zip(*rounds, strict=True)]
 
 
 def _seconds(forward: Callable[[], Any]) -> float:

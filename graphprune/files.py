@@ -74,7 +74,7 @@ def write_text_atomically(path: Path | str, text: str, *, overwrite: bool = Fals
 @contextmanager
 def _published(path: Path, create: Callable[[Path], None], *, overwrite: bool) -> Iterator[Path]:
     path = path.absolute()
-    _refuse_existing(path, overwrite=overwrite)
+    refuse_existing(path, overwrite=overwrite)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     parents = [parent for parent in path.parents if not parent.exists()]
     try:
@@ -82,7 +82,7 @@ def _published(path: Path, create: Callable[[Path], None], *, overwrite: bool) -
         create(temporary)
         yield temporary
         # Once more: the block may have taken minutes, and on POSIX a rename replaces a file without a word.
-        _refuse_existing(path, overwrite=overwrite)
+        refuse_existing(path, overwrite=overwrite)
         os.replace(temporary, path)
     except BaseException as error:
         _remove(temporary)
@@ -97,7 +97,12 @@ def _published(path: Path, create: Callable[[Path], None], *, overwrite: bool) -
         raise
 
 
-def _refuse_existing(path: Path, *, overwrite: bool) -> None:
+def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
+    """Raise if something is at ``path`` that must not be overwritten; a directory never is.
+
+    Raises:
+        OutputExistsError: says how to go on.
+    """
     if not os.path.lexists(path):
         return
     if path.is_dir():

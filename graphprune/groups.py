@@ -99,6 +99,11 @@ class Groups(Sequence[PruningGroup]):
         """The groups that are cut by default."""
         return tuple(group for group in self.rows if group.status == "prunable")
 
+    @property
+    def cuttable(self) -> tuple[PruningGroup, ...]:
+        """The groups that are cut by default or when they are asked for by their kind."""
+        return tuple(group for group in self.rows if group.status in ("prunable", "rank"))
+
     def __str__(self) -> str:
         rows = [("group", "kind", "units", "members", "params/unit", "status")]
         rows += [

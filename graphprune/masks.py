@@ -12,6 +12,10 @@ from torch import Tensor
 from .axes import Atom, Axis, Product, Sum
 
 
+class SlotOutsideError(ValueError):
+    """What is kept of an axis depends on the position in another dim, so it is no mask on the axis alone."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """The units of a group that stay.
@@ -45,12 +49,16 @@ def kept_size(axis: Axis, keep: Keep) -> int:
 
 
 def keep_mask(axis: Axis, keep: Keep) -> Tensor | None:
-    """The boolean mask ``[axis.size]`` of the positions that stay, or None where all do."""
+    """The boolean mask ``[axis.size]`` of the positions that stay, or None where all do.
+
+    Raises:
+        SlotOutsideError: an atom keeps other units for each position of an axis that is not part of this one.
+    """
     if kept_size(axis, keep) == axis.size:
         return None
     mask, slot = _mask(axis, keep)
     if slot is not None:
-        raise AssertionError(f"{axis} has an atom with slots outside the axis that gives the slots")
+        raise SlotOutsideError(f"{axis} has an atom with slots outside the axis that gives the slots")
     return mask
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .traced import TracedModel
@@ -59,13 +60,17 @@ class Matrix:
         block = self.weight.detach()[rows] if self.weight.ndim else self.weight.detach()
         for adapter in self.adapters:
             left, right, _, _ = adapter.rows(rows)
-            block = block + (adapter.scale * (left @ right)).reshape(block.shape).to(block.dtype)
+            if left.dtype == block.dtype:  # in one pass over the block
+                block = torch.addmm(block.flatten(1), left, right, alpha=adapter.scale).reshape(block.shape)
+            else:
+                block = block + (adapter.scale * (left @ right)).reshape(block.shape).to(block.dtype)
         return block
 
 
 def matrices(traced: TracedModel) -> dict[str, Matrix]:
     """Every parameter in the graph with the active LoRA adapters on it, by name."""
-    names = {id(parameter): name for name, parameter in traced.module.named_parameters()}
+    parameters = dict(traced.module.named_parameters())
+    names = {id(parameter): name for name, parameter in parameters.items()}
     adapters: dict[str, list[LoraFactors]] = {}
     parts: set[str] = set()
     for layer in lora_layers(traced.module):
@@ -78,8 +83,9 @@ def matrices(traced: TracedModel) -> dict[str, Matrix]:
     for name, info in traced.table.items():
         if info.is_buffer or name not in traced.inference.parameter_dims:
             continue
-        weight = traced.program.tensor(name)
-        if isinstance(weight, nn.Parameter):
+        # what is not in the module is a constant of the graph, and trained by nobody
+        weight = parameters.get(name)
+        if weight is not None:
             found[name] = Matrix(name, weight, tuple(adapters.get(name, ())), name in parts)
     return found
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from .adapters import merge_adapters
 from .compact import CompactModel
 from .errors import CaptureError, GraphPruneError, VerificationError
+from .origin import origin_of
 from .passes.build_groups import build_groups, dependency_graph
 from .passes.infer_axes import infer_axes
 from .passes.patch_modules import patch_modules
@@ -72,17 +74,27 @@ def example_inputs(model: nn.Module) -> dict[str, Tensor]:
     return {"input_ids": ids.to(device)}
 
 
-def rewrite(traced: TracedModel, plan: PruningPlan, *, module_form: bool = True) -> CompactModel:
+def rewrite(
+    traced: TracedModel,
+    plan: PruningPlan,
+    *,
+    adapters: Literal["keep", "merge"] = "keep",
+    module_form: bool = True,
+) -> CompactModel:
     """Cut a model to what a plan keeps, and verify the result against the masked original.
 
-    The original is not changed. Adapters are cut together with the weights that they adapt; see
-    :func:`graphprune.merge_adapters` for merging them. A module form that does not agree with the masked original is
-    dropped, and ``module_error`` of the result says why; ``module_form=False`` does not try.
+    The original is not changed. Adapters are kept, cut together with the weights that they adapt, or folded into them
+    (``adapters="merge"``, see :func:`graphprune.merge_adapters`; the masked original is then the merged one). A module
+    form that does not agree with the masked original is dropped, and ``module_error`` of the result says why;
+    ``module_form=False`` does not try.
 
     Raises:
-        PlanError: the plan is for another model.
+        PlanError: the plan is for another model, or can't be carried over to the merged one.
+        RewriteError: the adapters can't be merged.
         VerificationError: the graph form does not compute what the masked original computes.
     """
+    if adapters == "merge":
+        traced, plan = merge_adapters(traced, plan)
     program, inference = traced.program, traced.inference
     keep = plan.keep(traced)
     clock = [time.perf_counter()]
@@ -123,5 +135,11 @@ def rewrite(traced: TracedModel, plan: PruningPlan, *, module_form: bool = True)
             seconds=dict(zip(("rewrite", "verify"), (b - a for a, b in zip(clock, clock[1:])), strict=True)),
         )
     return CompactModel(
-        graph, plan, report, module, None if module is not None else module_error, traced.parameter_count
+        graph,
+        plan,
+        report,
+        module,
+        None if module is not None else module_error,
+        traced.parameter_count,
+        origin_of(program, module),
     )

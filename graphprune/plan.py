@@ -81,17 +81,25 @@ class PruningPlan:
     groups: Mapping[str, GroupPlan]
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    def check_model(self, fingerprint: str) -> None:
+        """Check that the plan is for the model with this fingerprint.
+
+        Raises:
+            PlanError: it is for another one.
+        """
+        if fingerprint != self.model:
+            raise PlanError(
+                f"the plan was made for a model with fingerprint {self.model}, this one has {fingerprint}: "
+                "use the model that it was made for, or make a new plan with gp.select"
+            )
+
     def keep(self, traced: TracedModel) -> Keep:
         """The kept units by atom.
 
         Raises:
             PlanError: the plan is for another model, or names a group that the model has not or that is frozen.
         """
-        if traced.fingerprint != self.model:
-            raise PlanError(
-                f"the plan was made for a model with fingerprint {self.model}, this one has {traced.fingerprint}: "
-                "use the model that it was made for, or make a new plan with gp.select"
-            )
+        self.check_model(traced.fingerprint)
         keep: dict[int, Kept] = {}
         names = {group.name: group for group in traced.groups}
         for name, plan in self.groups.items():

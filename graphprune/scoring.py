@@ -68,10 +68,13 @@ def score_units(traced: TracedModel, criterion: Criterion, *, slots: bool = True
             for atom, values in fold(axis, marginal, slot_of).items():
                 group = wanted.get(atom)
                 if group is not None:
-                    sums[group.name] = sums[group.name] + values if group.name in sums else values
-    for group in traced.groups:
-        if group.name in sums and not torch.isfinite(sums[group.name]).all():
-            raise ScoreError(f"the scores of {group.name} are not finite: check the loss and the weights for NaN")
+                    # on the accelerator until the end: each transfer would wait for all work on it
+                    earlier = sums.get(group.name)
+                    sums[group.name] = values if earlier is None else earlier + values.to(earlier.device)
+    sums = {group.name: sums[group.name].cpu() for group in traced.groups if group.name in sums}
+    for name, values in sums.items():
+        if not torch.isfinite(values).all():
+            raise ScoreError(f"the scores of {name} are not finite: check the loss and the weights for NaN")
     _check_complete(traced, criterion, sums)
     return Scores(criterion.name, sums)
 
@@ -90,15 +93,17 @@ def _owners(
 def importance_by_dim(criterion: Criterion, matrix: Matrix) -> list[Tensor] | None:
     """For each dim of a parameter, the importance summed over all other dims, in float32; None if it says nothing."""
     shape = matrix.weight.shape
-    marginals = [torch.zeros(size, dtype=torch.float32) for size in shape]
+    marginals: list[Tensor] = []
     for rows in matrix.blocks():
         block = criterion.importance(matrix, rows)
         if block is None:
             return None
         block = block.float()
+        if not marginals:
+            marginals = [block.new_zeros(size) for size in shape]
         for dim in range(len(shape)):
             others = [other for other in range(len(shape)) if other != dim]
-            summed = (block.sum(others) if others else block).cpu()
+            summed = block.sum(others) if others else block
             if dim == 0:
                 marginals[0][rows] += summed
             else:
@@ -131,7 +136,7 @@ class _gradients_of:
             if not torch.isfinite(loss):
                 self.__exit__()
                 raise ScoreError(f"the loss on a batch is {float(loss.detach())}: check the data and the weights")
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
 
     def __exit__(self, *_: object) -> None:
         for parameter, gradient in self.before.items():

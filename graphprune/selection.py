@@ -12,12 +12,14 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .budget import Cost, Counts, Of, is_adapter, mac_cost, parameter_cost, term_size
 from .errors import BudgetError, PlanError, ScoreError
+from .expressible import config_counts, is_configured, module_families
 from .groups import PruningGroup
 from .plan import GroupPlan, PruningPlan
 from .scores import Scores
@@ -25,6 +27,9 @@ from .traced import TracedModel
 
 TOLERANCE = 0.002
 """By how much of the whole a plan may exceed its budget before smaller steps are tried instead."""
+
+Form = Literal["graph", "module"]
+"""Which form of the compact model is wanted."""
 
 PerKind = int | Mapping[str, int]
 """One number for every kind of group, or a number for each kind by name."""
@@ -53,14 +58,16 @@ def select(
     multiple_of: PerKind = 1,
     min_units: PerKind = 1,
     kinds: Sequence[str] | None = None,
+    form: Form = "graph",
     within: PruningPlan | None = None,
 ) -> PruningPlan:
     """The plan that removes a share ``ratio`` of the model with the least important units.
 
     ``of`` says what the share is of. ``homogeneous`` keeps the same number of units in the groups of a family (the same
-    part of each layer), and leaves out groups that the config of a transformers model can't express. ``multiple_of``
-    holds for channels unless it names kinds. ``kinds`` restricts what is cut, and is how statistics groups' and
-    adapters' kinds (``"lora_rank"``) are asked for. ``within`` is an earlier plan whose removed units stay removed.
+    part of each layer); of a transformers model only what its config can express is then cut, so that
+    ``from_pretrained`` loads the result. ``form="module"`` cuts only what the module form can cut; the graph form can
+    always be cut. ``multiple_of`` holds for channels unless it names kinds. ``kinds`` restricts what is cut, and is how
+    the ranks of adapters (``"lora_rank"``) are asked for. ``within`` is an earlier plan: what it removes stays removed.
 
     Raises:
         BudgetError: the ratio is not in (0, 1), or more than can be removed; says the largest that can and what holds it.
@@ -68,10 +75,19 @@ def select(
     """
     if not 0 < ratio < 1:
         raise BudgetError(f"the ratio must lie between 0 and 1, not {ratio}: 0.5 removes half")
-    groups = choose_groups(traced, kinds, homogeneous)
+    groups = choose_groups(traced, kinds)
+    allowed: Mapping[str, tuple[int, ...]] | None = None
+    if homogeneous and is_configured(traced):
+        allowed = config_counts(traced)
+        groups = [group for group in groups if group.family in allowed]
+    elif form == "module":
+        families = module_families(traced)
+        groups = [group for group in groups if group.family in families]
+    if not groups:
+        raise BudgetError(f"nothing of this model can be cut in this way: {_held(traced)}")
     cost, whole = _cost(traced, of, groups)
     gone = {} if within is None else _removed(traced, within)
-    ladders = build_ladders(groups, scores, homogeneous, multiple_of, min_units, gone)
+    ladders = build_ladders(groups, scores, homogeneous, multiple_of, min_units, gone, allowed)
     target = whole * ratio
     counts = fill(ladders, cost, target)
     kept = {g.name: _kept(g, scores[g.name], gone.get(g.name), counts[g.atom.id]) for g in groups}
@@ -82,12 +98,12 @@ def select(
     )
 
 
-def choose_groups(traced: TracedModel, kinds: Sequence[str] | None, homogeneous: bool) -> list[PruningGroup]:
+def choose_groups(traced: TracedModel, kinds: Sequence[str] | None) -> list[PruningGroup]:
     """The groups that may be cut.
 
     Raises:
         BudgetError: there are none; says why.
-        PlanError: a kind that no group has.
+        PlanError: there is no group of a kind.
     """
     if kinds is None:
         groups = list(traced.groups.prunable)
@@ -96,14 +112,22 @@ def choose_groups(traced: TracedModel, kinds: Sequence[str] | None, homogeneous:
         for kind in kinds:
             if kind not in known:
                 raise PlanError(f"no group of this model is of kind {kind!r}; there are {', '.join(sorted(known))}")
-        groups = [g for g in traced.groups if g.kind in kinds and g.status in ("prunable", "rank")]
-    if homogeneous:
-        from .export.config import expressible  # needs transformers
-
-        groups = [group for group in groups if group.family in expressible(traced, groups)]
+        groups = [group for group in traced.groups.cuttable if group.kind in kinds]
     if not groups:
         raise BudgetError(f"nothing of this model can be cut: {_held(traced)}")
     return groups
+
+
+def removed_share(
+    traced: TracedModel, plan: PruningPlan, *, of: Of = "parameters", kinds: Sequence[str] | None = None
+) -> float:
+    """The share of a model that a plan removes, in the unit of a budget (see :func:`select`).
+
+    Raises:
+        PlanError: the plan is for another model.
+    """
+    cost, whole = _cost(traced, of, choose_groups(traced, kinds))
+    return (cost({}) - cost({atom: kept.count for atom, kept in plan.keep(traced).items()})) / whole
 
 
 def _cost(traced: TracedModel, of: Of, groups: Iterable[PruningGroup]) -> tuple[Cost, int]:
@@ -124,8 +148,12 @@ def build_ladders(
     multiple_of: PerKind,
     min_units: PerKind,
     gone: Mapping[str, Tensor],
+    allowed: Mapping[str, tuple[int, ...]] | None = None,
 ) -> list[Ladder]:
-    """A ladder for each group, or for each family; ``gone`` marks the units that are removed already."""
+    """A ladder for each group, or for each family.
+
+    ``gone`` marks the units that are removed already; ``allowed`` holds the numbers of units that a family may keep.
+    """
     families: dict[str, list[PruningGroup]] = defaultdict(list)
     for group in groups:
         families[group.family if homogeneous else group.name].append(group)
@@ -138,6 +166,9 @@ def build_ladders(
         least = min_units.get(kind, 1) if isinstance(min_units, Mapping) else min_units
         top = min(_kept_before(group, gone) for group in members)
         rungs = [kept for kept in range(top - 1, max(1, least) - 1, -1) if kept % step == 0]
+        if allowed is not None:
+            accepted = set(allowed[members[0].family])
+            rungs = [kept for kept in rungs if kept in accepted]
         losses = torch.stack([_losses(group, scores[group.name], gone.get(group.name)) for group in members]).mean(0)
         lost = torch.cat([losses.new_zeros(1), losses.cumsum(0)])
         prices: list[float] = []

@@ -14,7 +14,7 @@ from .groups import Groups
 from .program import Inference, ParameterInfo, Program
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TracedModel:
     """What ``gp.trace`` returns: a module with its graph, the axes of every tensor and the pruning groups."""
 

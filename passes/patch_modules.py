@@ -101,6 +101,14 @@ def _follow_tensors(module: nn.Module) -> None:
             module.out_features, module.in1_features, module.in2_features = shape
         case nn.Embedding() | nn.EmbeddingBag():
             module.num_embeddings, module.embedding_dim = shape
+        case nn.RNNBase():
+            module.input_size = module.weight_ih_l0.shape[1]
+            if module.proj_size:
+                module.proj_size, module.hidden_size = module.weight_hr_l0.shape
+            else:
+                module.hidden_size = module.weight_hh_l0.shape[1]
+        case nn.RNNCellBase():
+            module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
         case nn.modules.conv._ConvTransposeNd():
             per_group = module.in_channels // module.groups
             module.groups = max(1, module.groups * shape[0] // module.in_channels) if per_group else module.groups

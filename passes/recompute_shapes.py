@@ -1,8 +1,9 @@
 """Make the graph of the compact model: the same calls, with every number that follows from axes recomputed.
 
 1. Each operator with a resize rule gets its new arguments: view sizes, split sizes, slice bounds, groups, ….
-2. A split into equal pieces becomes one with explicit sizes, since pieces may now differ.
-3. Everything else is copied as it is.
+2. What makes all positions at once (arange) is followed by a choice of those that are kept.
+3. A split into equal pieces becomes one with explicit sizes, since pieces may now differ.
+4. Everything else is copied as it is.
 
 ::
 
@@ -17,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..masks import Keep, kept_size
+from ..masks import Keep, keep_mask, kept_size
 from ..program import Inference, Program
-from ..rules import Resize, resize_rules
+from ..rules import Dims, Resize, Result, cut_afterwards, resize_rules
 from ..rules.registry import bound_arguments, operator_name
 
 EXPLICIT_SPLIT = torch.ops.aten.split_with_sizes.default
@@ -31,10 +32,13 @@ def recompute_shapes(program: Program, inference: Inference, keep: Keep, tensors
     graph = fx.Graph()
     graph.set_codegen(copy.deepcopy(old.graph._codegen))
     copies: dict[fx.Node, fx.Node] = {}
+    attributes: dict[str, Any] = {}
     for node in old.graph.nodes:
         copies[node] = new = graph.node_copy(node, lambda used: copies[used])
         if node.op == "get_attr" and node.target in inference.canonical:
             new.target = inference.canonical[node.target]
+        if node.op == "call_function" and operator_name(node.target) in cut_afterwards:
+            copies[node] = _choose_kept(graph, new, inference.dims[node], inference, keep, attributes)
         rule = resize_rules.get(operator_name(node.target)) if node.op == "call_function" else None
         if rule is None:
             continue
@@ -49,9 +53,8 @@ def recompute_shapes(program: Program, inference: Inference, keep: Keep, tensors
         changed = {name: value for name, value in rule(resize).items() if value != resize.arguments.get(name, _ABSENT)}
         if changed:
             _put(new, changed, copies)
-    attributes: dict[str, Any] = {}
     for node in graph.nodes:
-        if node.op == "get_attr":
+        if node.op == "get_attr" and node.target not in attributes:
             found = tensors.get(node.target)
             attributes[node.target] = found if found is not None else _attribute(old, node.target)
     compact = fx.GraphModule(attributes, graph)
@@ -62,6 +65,20 @@ def recompute_shapes(program: Program, inference: Inference, keep: Keep, tensors
 
 
 _ABSENT = object()
+
+
+def _choose_kept(
+    graph: fx.Graph, new: fx.Node, result: Result, inference: Inference, keep: Keep, attributes: dict[str, Any]
+) -> fx.Node:
+    """The kept positions of a call's result, taken by constant indices."""
+    for dim, axis in enumerate(result.axes if isinstance(result, Dims) else ()):
+        mask = keep_mask(inference.solver.resolve(axis), keep)
+        if mask is not None:
+            name = f"kept_positions_{len(attributes)}"
+            attributes[name] = mask.nonzero().flatten().to(new.meta["val"].device)
+            index = graph.get_attr(name)
+            new = graph.call_function(torch.ops.aten.index_select.default, (new, dim, index))
+    return new
 
 
 def _put(node: fx.Node, changed: dict[str, Any], copies: dict[fx.Node, fx.Node]) -> None:

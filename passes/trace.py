@@ -4,6 +4,7 @@
 2. Higher-order operators that only set a mode (gradients, autocast) are replaced by the graph that they wrap.
 3. In-place operators, where there are any, are made functional.
 4. Assertions about types and devices are dropped: they compute nothing.
+5. Views become reshapes: whether a view is possible depends on strides, and those depend on sizes that change.
 
 ::
 
@@ -24,7 +25,13 @@ from torch import fx, nn
 
 from ..errors import CaptureError
 
-MODE_WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+MODE_WRAPPERS = {
+    "wrap_with_set_grad_enabled": 1,
+    "wrap_with_autocast": 4,
+    "tag_activation_checkpoint": 0,
+    "wrap_activation_checkpoint": 0,
+    "wrap": 0,
+}
 """Higher-order operators that run a sub-graph in some mode, and the position of the sub-graph in their arguments."""
 
 
@@ -70,6 +77,9 @@ def trace(
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             captured.graph.erase_node(node)
     inline_mode_wrappers(captured)
+    for node in captured.graph.nodes:
+        if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            node.target = torch.ops.aten.reshape.default
     captured.recompile()
     return captured
 

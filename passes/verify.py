@@ -12,7 +12,7 @@ or zero in its pruned part, the check runs on a probe of it with noise added, th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ..axes import Axis
 from ..errors import VerificationError
-from ..masks import Keep, keep_mask
+from ..masks import Keep, SlotOutsideError, keep_mask
 from ..program import Inference, Program, fetch
 from ..rules import Dims
 from .build_groups import location
@@ -69,6 +70,11 @@ class Check:
 
     dense: list[Tensor]
     masked: list[Tensor]
+    """Outputs of the module with zeros in place of the pruned units."""
+
+    masked_graph: list[Tensor]
+    """The same from its graph, in which every floating type is ``dtype``, also where the module insists on float32."""
+
     sliced: Mapping[str, Tensor]
     """The kept slices of the probes, for the parameters of which something goes."""
 
@@ -108,7 +114,18 @@ def prepare_check(program: Program, inference: Inference, keep: Keep) -> Check |
                 raise
             continue  # the model mixes in types of its own: check it in its own types
         sliced = {name: slice_tensor(probe, masks[name]) for name, probe in probes.items()}
-        check = Check(program, inference, keep, masks, dtype, dense_outputs, masked_outputs, sliced, masked)
+        graph_outputs = _run_graph(
+            program, _promoted(program.graph, dtype), _graph_values(program, inference, masked, dtype)
+        )
+        captured = difference(masked_outputs, graph_outputs)
+        if not captured <= TOLERANCE:
+            raise VerificationError(
+                f"the captured graph differs from the module itself by {captured:.1e}: the module computes something else "
+                "at each call; trace the sub-module that holds what you want to prune"
+            )
+        check = Check(
+            program, inference, keep, masks, dtype, dense_outputs, masked_outputs, graph_outputs, sliced, masked
+        )
         if masks and not check.effect > 10 * torch.finfo(dtype or torch.float32).eps:
             raise VerificationError(
                 "zeroing the pruned units does not change what the model computes on the inputs that it was traced "
@@ -147,17 +164,15 @@ def check_graph(check: Check, compact: fx.GraphModule) -> float:
         name: check.sliced[name] if name in check.sliced else _cast(fetch(compact, name), check.dtype)
         for name in _attributes(compact)
     }
-    args, kwargs = _inputs(check.program, check.dtype)
     try:
-        with torch.no_grad():
-            outputs = _tensors(_Substituted(promoted, values).call(args, kwargs))
+        outputs = _run_graph(check.program, promoted, values)
     except Exception as error:
         raise VerificationError(f"the graph form does not run: {_first_line(error)}") from error
-    error = difference(check.masked, outputs)
-    if not error <= check.tolerance:
-        where = _first_disagreement(check, promoted, values, args, kwargs)
-        raise VerificationError(f"the graph form differs from the masked model by {error:.1e}, first at {where}")
-    return error
+    worst = difference(check.masked_graph, outputs)
+    if not worst <= check.tolerance:
+        where = _first_disagreement(check, promoted, values)
+        raise VerificationError(f"the graph form differs from the masked model by {worst:.1e}, first at {where}")
+    return worst
 
 
 def check_module(check: Check, compact: nn.Module) -> float:
@@ -170,10 +185,10 @@ def check_module(check: Check, compact: nn.Module) -> float:
         outputs = _run_module(check.program, compact, check.sliced, check.dtype)
     except Exception as error:
         raise VerificationError(f"the module form does not run: {_first_line(error)}") from error
-    error = difference(check.masked, outputs)
-    if not error <= check.tolerance:
-        raise VerificationError(f"the module form differs from the masked model by {error:.1e}")
-    return error
+    worst = difference(check.masked, outputs)
+    if not worst <= check.tolerance:
+        raise VerificationError(f"the module form differs from the masked model by {worst:.1e}")
+    return worst
 
 
 def difference(expected: list[Tensor], found: list[Tensor]) -> float:
@@ -306,23 +321,11 @@ class _Substituted(fx.Interpreter):
         return value
 
 
-def _first_disagreement(
-    check: Check,
-    compact: fx.GraphModule,
-    values: Mapping[str, Tensor],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> str:
+def _first_disagreement(check: Check, compact: fx.GraphModule, values: Mapping[str, Tensor]) -> str:
     """The first call whose value in the compact graph is not the kept slice of its value in the masked graph."""
     program, inference = check.program, check.inference
     names = {node.name: node for node in program.graph.graph.nodes}
     expected: dict[str, Any] = {}
-    masked = {
-        target: check.masked_tensors.get(name, _cast(program.tensor(name), check.dtype))
-        for target, name in inference.canonical.items()
-        if name in inference.parameter_dims
-    }
-    original = _promoted(program.graph, check.dtype)
     found: list[str] = []
 
     def compare(node: fx.Node, value: Any) -> None:
@@ -330,14 +333,47 @@ def _first_disagreement(
         dims = inference.dims.get(origin) if origin is not None else None
         if found or origin is None or not isinstance(value, Tensor) or not isinstance(dims, Dims):
             return
-        masks = [keep_mask(inference.solver.resolve(axis), check.keep) for axis in dims.axes]
-        if difference([slice_tensor(expected[node.name], masks)], [value]) > check.tolerance:
+        kept = kept_slice(expected[node.name], [inference.solver.resolve(axis) for axis in dims.axes], check.keep)
+        if kept is not None and difference([kept], [value]) > check.tolerance:
             found.append(f"{node.target} in {location(origin)}")
 
-    with torch.no_grad():
-        _Substituted(original, masked, lambda node, value: expected.__setitem__(node.name, value)).call(args, kwargs)
-        _Substituted(compact, values, compare).call(args, kwargs)
+    masked = _graph_values(program, inference, check.masked_tensors, check.dtype)
+    original = _promoted(program.graph, check.dtype)
+    _run_graph(program, original, masked, lambda node, value: expected.__setitem__(node.name, value))
+    _run_graph(program, compact, values, compare)
     return found[0] if found else "its outputs"
+
+
+def kept_slice(value: Tensor, axes: Sequence[Axis], keep: Keep) -> Tensor | None:
+    """The positions of a value that stay; None where they are no grid, since an atom keeps other units in each slot."""
+    try:
+        return slice_tensor(value, [keep_mask(axis, keep) for axis in axes])
+    except SlotOutsideError:
+        return None
+
+
+def _graph_values(
+    program: Program, inference: Inference, replaced: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """The values of a graph's attributes with some parameters replaced and all cast."""
+    return {
+        target: replaced[name] if name in replaced else _cast(program.tensor(name), dtype)
+        for target, name in inference.canonical.items()
+        if name in inference.parameter_dims
+    }
+
+
+def _run_graph(
+    program: Program,
+    graph: fx.GraphModule,
+    values: Mapping[str, Tensor],
+    record: Callable[[fx.Node, Any], None] | None = None,
+) -> list[Tensor]:
+    """The outputs of a graph on the inputs that its module was traced with."""
+    first = next(iter(values.values()), None)
+    args, kwargs = _inputs(program, first.dtype if first is not None and first.dtype == torch.float64 else None)
+    with torch.no_grad():
+        return _tensors(_Substituted(graph, values, record).call(args, kwargs))
 
 
 def _first_line(error: BaseException) -> str:

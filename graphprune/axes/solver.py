@@ -5,8 +5,8 @@ frozen, the ones that a normalisation takes statistics over, and a log of every 
 groups and explanations are built.
 
 The work of :meth:`Solver.unify` is linear in the number of parts of the two axes. A sum may have at most
-:data:`MAX_TERMS` terms: an axis that the graph cuts into more pieces is frozen, so the whole inference is linear in the
-graph however long it is.
+:data:`MAX_TERMS` terms, and a piece may be cut again at most :data:`MAX_DEPTH` times: an axis that the graph cuts into
+more pieces is frozen, so the whole inference is linear in the graph however long it is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from .algebra import ONE, Atom, Axis, Product, Sum, atoms, concat, factors_of, p
 Cause = TypeVar("Cause")
 
 MAX_TERMS = 512
+MAX_DEPTH = 128
+"""How often pieces may be cut again: the depth of an axis tree, and so of the recursion over it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Solver(Generic[Cause]):
     """State of one inference. ``Cause`` is whatever the caller wants to find on couplings: here, fx nodes."""
 
     sizes: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
     bindings: dict[int, Axis] = field(default_factory=dict)
     couplings: list[Coupling[Cause]] = field(default_factory=list)
     frozen: dict[int, Freeze[Cause]] = field(default_factory=dict)
@@ -55,6 +58,7 @@ class Solver(Generic[Cause]):
 
     def _atom(self, size: int) -> Atom:
         self.sizes.append(size)
+        self.depths.append(0)
         return Atom(len(self.sizes) - 1, size)
 
     def resolve(self, axis: Axis) -> Axis:
@@ -103,14 +107,17 @@ class Solver(Generic[Cause]):
             return
         if a.size != b.size:
             raise ValueError(f"axes of different sizes can't be unified: {a} has {a.size}, {b} has {b.size}")
-        if isinstance(a, Atom) and (not isinstance(b, Atom) or b.id < a.id):
+        if isinstance(a, Atom) and isinstance(b, Atom):
+            older, newer = sorted((a, b), key=lambda atom: atom.id)
+            self._bind(newer, older, cause)
+        elif max(len(terms_of(a)), len(terms_of(b))) > MAX_TERMS or max(self._depth(a), self._depth(b)) >= MAX_DEPTH:
+            self._freeze_both(a, b, f"the graph cuts it into more than {MAX_TERMS} pieces", cause)
+        elif isinstance(a, Atom):
             self._bind(a, b, cause)
         elif isinstance(b, Atom):
             self._bind(b, a, cause)
         elif self.is_frozen(a) or self.is_frozen(b):
             self._freeze_both(a, b, "it meets an axis that is frozen", cause)
-        elif max(len(terms_of(a)), len(terms_of(b))) > MAX_TERMS:
-            self._freeze_both(a, b, f"the graph cuts it into more than {MAX_TERMS} pieces", cause)
         elif isinstance(a, Product) and isinstance(b, Product):
             self._align_factors(list(a.factors), list(b.factors), cause)
         else:
@@ -127,6 +134,9 @@ class Solver(Generic[Cause]):
             self.unify(axis, concat(*pieces), cause)
         return [self.resolve(piece) for piece in pieces]
 
+    def _depth(self, axis: Axis) -> int:
+        return max((self.depths[atom.id] for atom in atoms(axis)), default=0)
+
     def _freeze_both(self, a: Axis, b: Axis, reason: str, cause: Cause | None) -> None:
         for axis, other in ((a, b), (b, a)):
             first = next((self.frozen[atom.id] for atom in atoms(other) if atom.id in self.frozen), None)
@@ -138,6 +148,7 @@ class Solver(Generic[Cause]):
         part = not isinstance(axis, Atom)
         for other in {other.id for other in atoms(axis)}:
             self.couplings.append(Coupling(atom.id, other, cause, part))
+            self.depths[other] = max(self.depths[other], self.depths[atom.id] + part)
         for marks in (self.frozen, self.statistics):
             if atom.id in marks:
                 self._mark(marks, axis, marks[atom.id])
@@ -187,8 +198,10 @@ class Solver(Generic[Cause]):
             left.append(pieces[1])
 
     def _cut(self, axis: Axis, at: int, cause: Cause | None) -> tuple[Axis, Axis] | None:
-        """``axis`` cut after its first ``at`` positions, or None where that falls inside an inner factor."""
+        """``axis`` cut after its first ``at`` positions; None where that falls inside an inner factor, or too deep."""
         if isinstance(axis, Atom):
+            if self._depth(axis) >= MAX_DEPTH:
+                return None
             pieces = self.fresh(at), self.fresh(axis.size - at)
             self._bind(axis, concat(*pieces), cause)
             return pieces

@@ -11,6 +11,7 @@ divided by its L2 norm over the matrix.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,15 +41,15 @@ class Lora:
             return None
         product = self._product(matrix, rows)
         if self.variant == "paper":
-            return product.square()
-        total = sum(float(self._product(matrix, block).square().sum()) for block in matrix.blocks())
-        return product.abs() / max(total**0.5, torch.finfo(torch.float32).tiny)
+            return product.mul_(product)
+        total = sum(float(self._product(matrix, block).square_().sum()) for block in matrix.blocks())
+        return product.abs() / max(math.sqrt(total), torch.finfo(torch.float32).tiny)
 
     def _product(self, matrix: Matrix, rows: slice) -> Tensor:
-        """``Ĝ · W'`` for some rows."""
+        """``Ĝ · W'`` for some rows, in memory of its own."""
         weight = matrix.effective(rows)
         gradient = sum_of([guided_gradient(adapter, rows, matrix.name) for adapter in matrix.adapters])
-        return gradient.reshape(weight.shape) * weight
+        return gradient.float().reshape(weight.shape).mul_(weight)  # squares of half precision would underflow
 
 
 def guided_gradient(adapter: LoraFactors, rows: slice, name: str) -> Tensor:

@@ -1,1 +1,1 @@
-"""Tables and figures for people."""
+"""Tables for people and descriptions for machines."""

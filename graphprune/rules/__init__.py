@@ -1,7 +1,18 @@
 """Axis rules, one file for each family of operators. Importing this package registers them all."""
 
-from . import attention, contraction, convolution, creation, indexing, normalization, pointwise, reduction, views
-from .registry import Call, Dims, Resize, Result, axis_rule, axis_rules, resize_rule, resize_rules
+from . import attention, contraction, convolution, creation, indexing, normalization, pointwise, recurrent, reduction, spectral, views
+from .registry import (
+    Call,
+    Dims,
+    Resize,
+    Result,
+    axis_rule,
+    axis_rules,
+    cut_after,
+    cut_afterwards,
+    resize_rule,
+    resize_rules,
+)
 
 __all__ = [
     "Call",
@@ -14,6 +25,8 @@ __all__ = [
     "contraction",
     "convolution",
     "creation",
+    "cut_after",
+    "cut_afterwards",
     "indexing",
     "normalization",
     "pointwise",

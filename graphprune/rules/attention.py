@@ -24,6 +24,8 @@ def scaled_dot_product_attention(call: Call) -> Result:
     call.summed(query.axes[-1], query.zero[-1] or key.zero[-1], "attention")
     call.unify(key.axes[-2], value.axes[-2])
     call.freeze(key.axes[-2], "softmax normalises over it")
+    if call["is_causal"]:
+        call.freeze(query.axes[-2], "the positions of attention are compared")
     rows = [dims.take(range(len(dims) - 1)) for dims in (query,)]
     batch = [Dims(dims.axes[:-2], dims.zero[:-2]) for dims in (query, key, value)]
     mask = call.dims("attn_mask")

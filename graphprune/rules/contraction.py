@@ -100,7 +100,7 @@ def einsum(call: Call) -> Result:
     every = [label for _, labels in labelled for label in labels]
     if not arrow:
         ellipses = [label for label in every if len(label) > 1]
-        result = [*dict.fromkeys(ellipses), *sorted(label for label in set(every) if every.count(label) == 1)]
+        result = [*dict.fromkeys(ellipses), *sorted(label for label in set(every) - set(ellipses) if every.count(label) == 1)]
     else:
         rank = max((len(labels) for _, labels in labelled), default=0)
         longest = max((sum(len(label) > 1 for label in labels) for _, labels in labelled), default=0)
@@ -128,3 +128,13 @@ def bilinear(call: Call) -> Result:
     batch = batch_labels(len(a), 1)
     operands = [(a, [*batch, "i"]), (b, [*batch, "j"]), (weight, ["o", "i", "j"])]
     return add_bias(call, contract(call, operands, [*batch, "o"]), call.dims("bias"))
+
+
+@axis_rule("_grouped_mm", "transformers::grouped_mm_fallback")
+def grouped_mm(call: Call) -> Result:
+    """``n i, e i o -> n o``: rows are handed to experts where data says, so n and e are frozen."""
+    names = iter(call.arguments)
+    x, weight = call.tensor(next(names)), call.tensor(next(names))
+    call.freeze(x.axes[0], "its positions are handed to experts where data says")
+    call.freeze(weight.axes[0], "its positions are chosen by data (experts)")
+    return contract(call, [(x, "ni"), (weight.take((1, 2)), "io")], "no")

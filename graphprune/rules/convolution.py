@@ -110,12 +110,16 @@ def window(call: Call) -> Result:
     name = call.node.target.__name__  # type: ignore[union-attr]
     spatial = next((int(digit) for digit in name if digit.isdigit()), len(x) - 2)
     kept = len(x) - spatial
-    for dims in call.tensors():
-        for axis in dims.axes[-spatial:] if dims is x else dims.axes:
-            call.freeze(axis, SPATIAL)
+    for axis in x.axes[kept:]:
+        call.freeze(axis, SPATIAL)
+    grid = call.dims("grid")
+    if grid is not None:
+        call.unify(x.axes[0], grid.axes[0])
+        for axis in grid.axes:
+            call.freeze(axis, "it says where a grid is sampled")
     axes = (*x.axes[:kept], *(call.fixed(int(size), SPATIAL) for size in first.shape[kept:]))
     result = Dims(axes, (*x.zero[:kept], *(False,) * spatial))
-    return (result,) * len(value) if isinstance(value, (tuple, list)) else result
+    return (result, Dims(axes, (False,) * len(x))) if isinstance(value, (tuple, list)) else result
 
 
 @axis_rule("pixel_shuffle")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .registry import Call, Dims, Resize, Result, axis_rule, resize_rule
+from .registry import Call, Dims, Resize, Result, axis_rule, cut_after, resize_rule
 from .views import resized_shape
 
 
@@ -29,29 +29,24 @@ def filled_like(call: Call) -> Result:
     return Dims(x.axes, (call.node.target.__name__.startswith("zeros"),) * len(x))  # type: ignore[union-attr]
 
 
-@axis_rule(
-    "arange",
-    "linspace",
-    "logspace",
-    "eye",
-    "rand",
-    "randn",
-    "randint",
-    "randperm",
-    "tril_indices",
-    "triu_indices",
-    "hann_window",
-)
+@axis_rule("arange", "linspace", "logspace", "hann_window")
+@cut_after("arange", "linspace", "logspace", "hann_window")
 def counted(call: Call) -> Result:
-    """``-> a``: the values count positions, so a is frozen."""
-    return call.fixed_outputs(f"{call.node.target} numbers its positions")
+    """``-> a``: the values count positions; all of them are made, and those of kept positions stay."""
+    return Dims(tuple(call.fresh(size) for size in call.shape), (False,) * len(call.shape))
+
+
+@axis_rule("eye", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices")
+def numbered(call: Call) -> Result:
+    """``-> a b``: the values depend on how many positions there are, so they are frozen."""
+    return call.fixed_outputs(f"{call.node.target} makes values for all its positions together")
 
 
 @axis_rule("meshgrid")
 def meshgrid(call: Call) -> Result:
     """``a, b -> a b, a b``"""
     axes = tuple(dims.axes[0] if len(dims) else call.fresh(1) for dims in call.tensors())
-    if call.arguments.get("indexing") == "xy":
+    if call.arguments.get("indexing") == "xy" and len(axes) > 1:
         axes = (axes[1], axes[0], *axes[2:])
     return (Dims(axes, (False,) * len(axes)),) * len(axes)
 

@@ -22,10 +22,16 @@ def embedding_bag(call: Call) -> Result:
     """``v h, n, b -> b h``: v is named by data, so it is frozen."""
     weight = call.tensor("weight")
     call.freeze(weight.axes[0], "its positions are named by data (embedding bag)")
+    for dims in call.tensors()[1:]:
+        for axis in dims.axes:
+            call.freeze(axis, "it counts what is put into bags")
     outputs = call.fixed_outputs("it counts bags")
     if not isinstance(outputs, tuple) or outputs[0] is None:
         raise TypeError("an embedding bag returns a tuple")
-    return (outputs[0].replace(1, weight.axes[1], weight.zero[1]), *outputs[1:])
+    largest = outputs[3]  # where the largest of each dim was found, if it is the largest that is taken
+    if largest is not None and len(largest) == 2:
+        largest = largest.replace(1, weight.axes[1], False)
+    return (outputs[0].replace(1, weight.axes[1], weight.zero[1]), outputs[1], outputs[2], largest)
 
 
 @axis_rule("index_select")
@@ -61,13 +67,15 @@ def index(call: Call) -> Result:
 def gather(call: Call) -> Result:
     """``a b, i b -> i b``: a is named by data, so it is frozen; where the others differ in size they are too."""
     x, index = call.tensor("self"), call.tensor("index" if "index" in call.arguments else "indices")
+    if call["dim"] is None or call.shape != tuple(axis.size for axis in index.axes):
+        return call.opaque("its positions are named by data, and it is broadcast")
     dim = dim_index(call["dim"], len(x)) if len(x) else 0
     zero = []
     for other in range(len(x)):
         zero.append(other != dim and x.zero[other])
         if other == dim:
             call.freeze(x.axes[other], "its positions are named by data (gather)")
-        elif x.axes[other].size == index.axes[other].size:
+        elif x.axes[other].size == index.axes[other].size or x.axes[other].size == 1:
             call.unify(x.axes[other], index.axes[other])
         else:
             call.freeze(x.axes[other], "only its first positions are gathered")

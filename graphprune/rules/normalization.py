@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..axes import product
+from ..axes import ONE, product
 from .registry import Call, Dims, Resize, Result, axis_rule, resize_rule
 
 
@@ -35,8 +35,8 @@ def layer_norm(call: Call) -> Result:
     value = call.node.meta["val"]
     if not isinstance(value, (tuple, list)):
         return result
-    statistics = call.fixed_outputs("it is a statistic")
-    return (result, *(statistics[1:] if isinstance(statistics, tuple) else ()))
+    statistic = Dims((*x.axes[:first], *(ONE,) * (len(x) - first)), (False,) * len(x))
+    return (result, *(statistic for _ in value[1:]))
 
 
 @resize_rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
@@ -54,7 +54,7 @@ def group_norm(call: Call) -> Result:
     inner = call.fresh(x.axes[1].size // groups.size)
     call.unify(x.axes[1], product(groups, inner))
     call.statistics(inner, x.zero[1], "a normalisation")
-    zero = x.zero[1]
+    over_positions(call, x)
     for name in ("weight", "bias"):
         parameter = call.dims(name)
         if parameter is not None:
@@ -71,10 +71,21 @@ def resize_group_norm(resize: Resize) -> Mapping[str, Any]:
     return {"num_groups": resize.size(groups)}
 
 
+def over_positions(call: Call, x: Dims) -> None:
+    """A statistic is taken over the dims after the channels."""
+    for axis, zero in list(x)[2:]:
+        call.statistics(axis, zero, "a normalisation")
+
+
 @axis_rule("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "instance_norm")
 def batch_norm(call: Call) -> Result:
-    """``n c ..., c, c, c, c -> n c ...``"""
+    """``n c ..., c, c, c, c -> n c ...``; a statistic over the other dims, unless it is known from training."""
     x = call.tensor("input")
+    if call.arguments.get("use_input_stats"):
+        over_positions(call, x)
+    if call.arguments.get("training"):
+        over_positions(call, x)
+        call.statistics(x.axes[0], x.zero[0], "a normalisation")
     weight, bias = call.dims("weight"), call.dims("bias")
     for name in ("weight", "bias", "running_mean", "running_var"):
         parameter = call.dims(name)

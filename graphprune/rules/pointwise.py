@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import fx
@@ -36,9 +37,16 @@ def pointwise(call: Call, operands: list[Dims], zero: Any) -> Dims:
 
 
 def scalars(call: Call, *names: str) -> list[Any]:
-    """The arguments of these names that are given as numbers."""
-    values = [call.arguments.get(name) for name in names]
-    return [value for value in values if value is not None and not isinstance(value, fx.Node)]
+    """The arguments of these names that are numbers; one that the graph computes is NaN, which compares like no other."""
+    values = [call.arguments.get(name) for name in names if call.dims(name) is None]
+    return [math.nan if isinstance(value, fx.Node) else value for value in values if value is not None]
+
+
+def singular(call: Call, dims: Dims | None) -> None:
+    """The call is not finite where these dims are zero: what is not cut could not be told from what is."""
+    for axis, zero in dims or ():
+        if zero:
+            call.freeze(axis, f"{call.node.target} is not finite at zero, and its masked units are zero")
 
 
 @axis_rule(
@@ -101,23 +109,14 @@ def zero_preserving(call: Call) -> Result:
     "cos",
     "cosh",
     "acos",
-    "acosh",
     "sigmoid",
     "hardsigmoid",
-    "log",
-    "log2",
-    "log10",
     "log_sigmoid",
     "softplus",
-    "rsqrt",
-    "reciprocal",
     "erfc",
-    "digamma",
-    "lgamma",
     "isnan",
     "isinf",
     "isfinite",
-    "logit",
     "eq",
     "ne",
     "lt",
@@ -138,9 +137,7 @@ def zero_preserving(call: Call) -> Result:
     "bitwise_right_shift",
     "atan2",
     "isclose",
-    "floor_divide",
     "rsub",
-    "xlogy",
     "logaddexp",
     "logaddexp2",
     "polar",
@@ -160,6 +157,20 @@ def never_zero(call: Call) -> Result:
     return pointwise(call, call.tensors(), lambda flags: False)
 
 
+@axis_rule("log", "log2", "log10", "logit", "rsqrt", "reciprocal", "acosh", "digamma", "lgamma")
+def singular_at_zero(call: Call) -> Result:
+    """``f(x)`` with no finite ``f(0)``."""
+    singular(call, call.tensor("self"))
+    return never_zero(call)
+
+
+@axis_rule("floor_divide", "xlogy")
+def singular_in_second(call: Call) -> Result:
+    """``f(x, y)`` with no finite ``f(x, 0)``."""
+    singular(call, call.dims("other"))
+    return never_zero(call)
+
+
 @axis_rule("add", "sub", "subtract", "maximum", "minimum", "fmax", "fmin", "hypot")
 def additive(call: Call) -> Result:
     """``x + y``: zero where both are."""
@@ -173,19 +184,28 @@ def multiplicative(call: Call) -> Result:
     return pointwise(call, call.tensors(), any)
 
 
-@axis_rule("div", "divide", "true_divide", "fmod", "remainder", "copysign")
+@axis_rule("div", "divide", "true_divide", "fmod", "remainder")
 def quotient(call: Call) -> Result:
-    """``x / y``: zero where x is."""
+    """``x / y``: zero where x is, not finite where y is zero."""
+    singular(call, call.dims("other"))
     if call.dims("self") is None:
-        return pointwise(call, call.tensors(), lambda flags: False)
+        return never_zero(call)
+    return pointwise(call, call.tensors(), lambda flags: flags[0])
+
+
+@axis_rule("copysign")
+def copysign(call: Call) -> Result:
+    """``|x| * sign(y)``: zero where x is."""
     return pointwise(call, call.tensors(), lambda flags: flags[0])
 
 
 @axis_rule("pow")
 def power(call: Call) -> Result:
-    """``x ** n``: zero where x is, for a constant positive n."""
-    exponent = call["exponent"]
-    keeps = not isinstance(exponent, fx.Node) and exponent > 0 and call.dims("self") is not None
+    """``x ** n``: zero where x is, for a constant positive n; not finite where x is zero, if n may be negative."""
+    exponents = scalars(call, "exponent")
+    if not exponents or not exponents[0] >= 0:
+        singular(call, call.dims("self"))
+    keeps = call.dims("self") is not None and all(exponent > 0 for exponent in exponents) and bool(exponents)
     return pointwise(call, call.tensors(), lambda flags: keeps and flags[0])
 
 
@@ -230,7 +250,8 @@ def addcmul(call: Call) -> Result:
 
 @axis_rule("addcdiv")
 def addcdiv(call: Call) -> Result:
-    """``x + v * y / z``: zero where x and y are."""
+    """``x + v * y / z``: zero where x and y are, not finite where z is zero."""
+    singular(call, call.dims("tensor2"))
     return pointwise(call, call.tensors(), lambda flags: flags[0] and flags[1])
 
 
@@ -271,7 +292,6 @@ def glu(call: Call) -> Result:
     "dropout",
     "feature_dropout",
     "alpha_dropout",
-    "native_dropout",
     "lift_fresh",
     "lift_fresh_copy",
     "lift",
@@ -287,7 +307,17 @@ def glu(call: Call) -> Result:
 )
 def identity(call: Call) -> Result:
     """``... -> ...``: the same values, at most in another type or place."""
-    first = next(iter(call.arguments))
-    dims = call.tensor(first)
-    value = call.node.meta["val"]
-    return (dims, dims) if isinstance(value, (tuple, list)) else dims
+    return call.tensor(next(iter(call.arguments)))
+
+
+@axis_rule("native_dropout")
+def native_dropout(call: Call) -> Result:
+    """``... -> ..., ...``: the values, and the mask of what stays."""
+    x = call.tensor("input")
+    return x, Dims(x.axes, (False,) * len(x))
+
+
+@axis_rule("copy")
+def copy(call: Call) -> Result:
+    """``x, y -> y``, broadcast to the shape of x."""
+    return pointwise(call, [call.tensor("self"), call.tensor("src")], lambda flags: flags[1])

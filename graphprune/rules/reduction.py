@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..axes import ONE, Axis
+from .pointwise import pointwise
 from .registry import Call, Dims, Result, axis_rule, dim_index
 
 Visit = Callable[[Axis, bool], None]
@@ -13,7 +14,7 @@ Visit = Callable[[Axis, bool], None]
 def reduced_dims(call: Call, rank: int) -> set[int]:
     """The dims that a reduction names; all of them where it names none."""
     dims = call.arguments.get("dim", call.arguments.get("dims"))
-    if dims is None or dims == []:
+    if dims is None or dims == [] or rank == 0:
         return set(range(rank))
     return {dim_index(dim, rank) for dim in ([dims] if isinstance(dims, int) else dims)}
 
@@ -72,34 +73,40 @@ def statistic(call: Call) -> Result:
 )
 def order_positions(call: Call) -> Result:
     """Reductions to which a zero adds something: the reduced dims are frozen."""
-    if len(call.tensors()) > 1:
-        from .pointwise import pointwise  # max(x, y) is not a reduction
-
+    if call.dims("other") is not None:  # max(x, y) is not a reduction
         return pointwise(call, call.tensors(), all)
-    return reduce(call, lambda axis, zero: call.freeze(axis, f"{call.node.target} compares its positions"))
+    if call.dims("q") is not None:
+        return call.opaque(f"{call.node.target} compares its positions")
+    return never_zero(reduce(call, lambda axis, zero: call.freeze(axis, f"{call.node.target} compares its positions")))
+
+
+def never_zero(result: Result) -> Result:
+    """The same result, with nothing said about zeros: indices of zeros are not zero, nor is the logsumexp of zeros."""
+    if isinstance(result, tuple):
+        return tuple(None if dims is None else Dims(dims.axes, (False,) * len(dims)) for dims in result)
+    return None if result is None else Dims(result.axes, (False,) * len(result))
 
 
 @axis_rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")
 def softmax(call: Call) -> Result:
     """``... a -> ... a``: masked units would still take their share, so a is frozen."""
-    return along(call, "softmax normalises over it", zero=False)
+    return along(call, call.arguments["dim"], "softmax normalises over it")
 
 
 @axis_rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "sort", "argsort", "msort")
 def scan(call: Call) -> Result:
     """``... a -> ... a`` where positions depend on those before them: a is frozen."""
-    return along(call, f"{call.node.target} runs along it", zero=False)
+    dim = call.arguments.get("dim", 0)  # msort runs along the first
+    return along(call, dim, f"{call.node.target} runs along it")
 
 
-def along(call: Call, reason: str, *, zero: bool) -> Result:
+def along(call: Call, dim: int, reason: str) -> Result:
     """Freeze one dim and pass the others through."""
     x = call.tensor("self")
-    dim = dim_index(call.arguments.get("dim", -1), len(x)) if len(x) else 0
     if len(x):
-        call.freeze(x.axes[dim], reason)
-    result = Dims(x.axes, tuple(zero and flag for flag in x.zero))
+        call.freeze(x.axes[dim_index(dim, len(x))], reason)
     value = call.node.meta["val"]
-    return (result,) * len(value) if isinstance(value, (tuple, list)) else result
+    return never_zero((x,) * len(value) if isinstance(value, (tuple, list)) else x)
 
 
 @axis_rule("topk", "kthvalue")
@@ -110,10 +117,9 @@ def topk(call: Call) -> Result:
     call.freeze(x.axes[dim], f"{call.node.target} compares its positions")
     shape = call.shapes[0]
     if shape is None or len(shape) != len(x):
-        return (x.take(other for other in range(len(x)) if other != dim),) * 2
+        return never_zero((x.take(other for other in range(len(x)) if other != dim),) * 2)
     best = call.fixed(shape[dim], "it counts the best positions")
-    result = Dims(x.axes, (False,) * len(x)).replace(dim, best, False)
-    return result, result
+    return never_zero((x.replace(dim, best, False),) * 2)
 
 
 @axis_rule("renorm", "cosine_similarity", "pairwise_distance", "cdist", "linalg_cross", "cross")

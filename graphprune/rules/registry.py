@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import fx
 
-from ..axes import Axis, Solver
+from ..axes import MAX_TERMS, Axis, Solver, terms_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ ResizeRule = Callable[["Resize"], Mapping[str, Any]]
 
 axis_rules: dict[str, Rule] = {}
 resize_rules: dict[str, ResizeRule] = {}
+cut_afterwards: set[str] = set()
 
 
 def axis_rule(*operators: str) -> Callable[[Rule], Rule]:
@@ -70,6 +71,16 @@ def axis_rule(*operators: str) -> Callable[[Rule], Rule]:
 def resize_rule(*operators: str) -> Callable[[ResizeRule], ResizeRule]:
     """Register a resize rule: a function from the resized call to the arguments that change, by their schema names."""
     return _register(resize_rules, operators)
+
+
+def cut_after(*operators: str) -> Callable[[Rule], Rule]:
+    """Say that operators make all positions of their result, of which the compact graph then takes the kept ones."""
+
+    def register(rule: Rule) -> Rule:
+        cut_afterwards.update(f"aten::{operator}" for operator in operators)
+        return rule
+
+    return register
 
 
 def _register(registry: dict[str, F], operators: Iterable[str]) -> Callable[[F], F]:
@@ -181,6 +192,14 @@ class Call:
 
     def split(self, axis: Axis, sizes: list[int]) -> list[Axis]:
         return self.solver.split(axis, sizes, self.node)
+
+    def bounded(self, axis: Axis) -> Axis:
+        """The axis itself, or a frozen one in its place if it has more pieces than an axis may have."""
+        if len(terms_of(axis)) <= MAX_TERMS:
+            return axis
+        whole = self.fresh(axis.size)
+        self.unify(whole, axis)
+        return whole
 
     def freeze(self, axis: Axis, reason: str) -> None:
         self.solver.freeze(axis, reason, self.node)

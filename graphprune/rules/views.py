@@ -40,7 +40,7 @@ def reshaped(call: Call, x: Dims, shape: tuple[int, ...]) -> Dims:
                 want *= left[0][1]
                 right += 1
         whole = product(*(axis for axis, _ in run))
-        zero = all(flag for _, flag in run)
+        zero = all(flag or call.solver.is_frozen(axis) for axis, flag in run)
         if len(left) == 1:
             axes[left[0][0]] = whole
         else:
@@ -53,9 +53,7 @@ def reshaped(call: Call, x: Dims, shape: tuple[int, ...]) -> Dims:
     return Dims(tuple(axes), tuple(zeros))
 
 
-@axis_rule(
-    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel", "_reshape_alias"
-)
+@axis_rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel")
 def view(call: Call) -> Result:
     """``(a b) -> a b``, ``a b -> (a b)``: the same positions in row-major order."""
     if call.arguments.get("dtype") is not None:
@@ -68,7 +66,7 @@ def view(call: Call) -> Result:
     return result
 
 
-@resize_rule("view", "reshape", "_unsafe_view", "_reshape_alias")
+@resize_rule("view", "reshape", "_unsafe_view")
 def resize_view(resize: Resize) -> Mapping[str, Any]:
     name = "size" if "size" in resize.arguments else "shape"
     return {name: resized_shape(resize, resize[name])}
@@ -82,11 +80,18 @@ def resize_unflatten(resize: Resize) -> Mapping[str, Any]:
     return {"sizes": [entry if entry == -1 else resize.size(axis) for entry, axis in zip(shape, axes, strict=True)]}
 
 
-@axis_rule("permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "swapdims", "adjoint", "mT", "numpy_T")
+@axis_rule("permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "swapdims", "adjoint", "mT")
 def permute(call: Call) -> Result:
     """``a b -> b a``"""
     x = call.tensor("self")
     return x.take(permutation(call, len(x)))
+
+
+@axis_rule("numpy_T")
+def numpy_t(call: Call) -> Result:
+    """``a b c -> c b a``"""
+    x = call.tensor("self")
+    return x.take(reversed(range(len(x))))
 
 
 def permutation(call: Call, rank: int) -> list[int]:
@@ -135,10 +140,11 @@ def squeeze(call: Call) -> Result:
 
 @resize_rule("squeeze")
 def resize_squeeze(resize: Resize) -> Mapping[str, Any]:
-    """Without dims, squeeze would also drop an axis of which one unit is kept: name the dims."""
-    if "dim" in resize.arguments:
-        return {}
-    return {"dim": [dim for dim, axis in enumerate(resize.input("self").axes) if axis.size == 1]}
+    """Squeeze would also drop an axis of which one unit is kept: name the dims that had one position before."""
+    x = resize.input("self")
+    dims = resize.arguments.get("dim")
+    chosen = range(len(x)) if dims is None else [dims] if isinstance(dims, int) else dims
+    return {"dim": [dim for dim in chosen if x.axes[dim].size == 1]}
 
 
 def sliced(call: Call, x: Dims, dim: int, start: int, length: int) -> Dims:
@@ -239,39 +245,57 @@ def unbind(call: Call) -> Result:
     return (x.take(other for other in range(len(x)) if other != dim),) * x.axes[dim].size
 
 
-@axis_rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "hsplit", "split_copy")
+@axis_rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_copy")
 def split(call: Call) -> Result:
     """``(a + b + …) -> a, b, …``"""
     x = call.tensor("self")
-    dim = dim_index(call.arguments.get("dim", 0), len(x))
+    dim = dim_index(call["dim"], len(x))
     sizes = [shape[dim] for shape in call.shapes if shape is not None]
     pieces = call.split(x.axes[dim], sizes)
     call.remember(*pieces)
     return tuple(x.replace(dim, piece, x.zero[dim]) for piece in pieces)
 
 
-@resize_rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
+@resize_rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_copy")
 def resize_split(resize: Resize) -> Mapping[str, Any]:
     """Pieces may now differ in size: every split becomes one with explicit sizes."""
     return {"split_sizes": [resize.size(piece) for piece in resize.remembered]}
 
 
-@axis_rule("cat", "concat", "concatenate", "hstack", "vstack")
+@axis_rule("cat", "concat", "concatenate")
 def cat(call: Call) -> Result:
     """``a, b -> (a + b)``"""
-    operands = [dims for dims in call.tensors() if len(dims) == len(call.shape)]
     rank = len(call.shape)
-    dim = dim_index(call.arguments.get("dim", 0), rank)
+    operands = [dims for dims in call.tensors() if len(dims) == rank]  # an old kind of empty tensor has one dim
+    return joined(call, operands, dim_index(call["dim"], rank))
+
+
+@axis_rule("hstack", "vstack")
+def hstack(call: Call) -> Result:
+    """``cat`` along the second dim or the first; a vector is a row for vstack."""
+    operands, rank = call.tensors(), len(call.shape)
+    if call.node.target.__name__.startswith("vstack"):  # type: ignore[union-attr]
+        rows = [Dims((ONE,) * (rank - len(x)) + x.axes, (False,) * (rank - len(x)) + x.zero) for x in operands]
+        return joined(call, rows, 0)
+    return joined(call, operands, min(1, rank - 1)) if all(map(len, operands)) else call.opaque("numbers are joined")
+
+
+def joined(call: Call, operands: Sequence[Dims], dim: int) -> Dims:
+    """The operands one after the other along a dim; their other dims are the same axes."""
+    rank = len(operands[0])
     axes: list[Axis] = []
     for other in range(rank):
         meeting = [dims.axes[other] for dims in operands]
         if other == dim:
-            axes.append(concat(*meeting))
+            axes.append(call.bounded(concat(*meeting)))
         else:
             for axis in meeting[1:]:
                 call.unify(meeting[0], axis)
             axes.append(call.resolve(meeting[0]))
-    return Dims(tuple(axes), tuple(all(dims.zero[other] for dims in operands) for other in range(rank)))
+    zero = (
+        all(dims.zero[other] or call.solver.is_frozen(dims.axes[other]) for dims in operands) for other in range(rank)
+    )
+    return Dims(tuple(axes), tuple(zero))
 
 
 @axis_rule("stack")
@@ -359,7 +383,8 @@ def pad(call: Call) -> Result:
     """``a -> (1…1 + a + 1…1)``: what is added is frozen, and what is cut off too."""
     x = call.tensor("self")
     widths = list(call["pad"])
-    result = x
+    # masked units of other dims are padded too: they are zero no more if the padding is not
+    result = x if call["value"] in (None, 0) else Dims(x.axes, (False,) * len(x))
     for index in range(len(widths) // 2):
         dim = len(x) - 1 - index
         before, after = widths[2 * index], widths[2 * index + 1]
@@ -371,7 +396,7 @@ def pad(call: Call) -> Result:
             result = result.replace(dim, call.fixed(call.shape[dim], "it is padded"), False)
         else:
             edges = [call.fixed(width, "it is padding") if width else concat() for width in (before, after)]
-            result = result.replace(dim, concat(edges[0], axis, edges[1]), x.zero[dim])
+            result = result.replace(dim, concat(edges[0], axis, edges[1]), result.zero[dim])
     return result
 
 
@@ -412,8 +437,47 @@ def diagonal(call: Call) -> Result:
 @axis_rule("diff")
 def diff(call: Call) -> Result:
     """Neighbouring positions are subtracted: the dim is frozen."""
+    if len(call.tensors()) > 1:
+        return call.opaque("differences of its neighbours are taken")
     x = call.tensor("self")
     dim = dim_index(call["dim"], len(x))
     call.freeze(x.axes[dim], "differences of its neighbours are taken")
     size = call.shape[dim]
     return x.replace(dim, call.fixed(size, "it holds differences of neighbours"), False)
+
+
+@axis_rule("slice_scatter")
+def slice_scatter(call: Call) -> Result:
+    """``(a + b + c), b -> (a + b + c)``: b is written over."""
+    x, source = call.tensor("self"), call.tensor("src")
+    dim = dim_index(call["dim"], len(x))
+    size = x.axes[dim].size
+    start, end = bound(call["start"], size, 0), bound(call["end"], size, size)
+    if start is None or end is None or call["step"] != 1:
+        return call.opaque("it is written over at positions that depend on data, or not side by side")
+    part = sliced(call, x, dim, start, end - start)
+    for axis, other in zip(part.axes, source.axes, strict=True):
+        call.unify(axis, other)
+    return Dims(x.axes, tuple(a and b for a, b in zip(x.zero, source.zero, strict=True)))
+
+
+@resize_rule("slice_scatter")
+def resize_slice_scatter(resize: Resize) -> Mapping[str, Any]:
+    """New bounds, as for a slice."""
+    if not resize.remembered:
+        return {"start": None, "end": None}
+    before, written, _ = resize.remembered
+    return {"start": resize.size(before), "end": resize.size(before) + resize.size(written)}
+
+
+@axis_rule("select_scatter")
+def select_scatter(call: Call) -> Result:
+    """``a b, b -> a b``: one position of a is written over, so a is frozen."""
+    x, source = call.tensor("self"), call.tensor("src")
+    dim = dim_index(call["dim"], len(x))
+    call.freeze(x.axes[dim], "its positions are written one by one")
+    rest = [other for other in range(len(x)) if other != dim]
+    for other, axis in zip(rest, source.axes, strict=True):
+        call.unify(x.axes[other], axis)
+    zero = [x.zero[other] and source.zero[rest.index(other)] if other != dim else False for other in range(len(x))]
+    return Dims(x.axes, tuple(zero))

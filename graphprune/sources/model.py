@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -32,7 +33,17 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
 # What transformers raises for a model that it can't read. Not Exception: running out of memory is not the file's fault.
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 def load_model(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -76,7 +87,11 @@ def load_weights(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32
 
 def load_tokenizer(name_or_path: str | Path) -> Any:
     """The tokenizer of the model that ``name_or_path`` names; raises as :func:`load_model`."""
-    directory = find_model(name_or_path)
+    return tokenizer_in(find_model(name_or_path))
+
+
+def tokenizer_in(directory: Path) -> Any:
+    """The tokenizer in a directory, which need not hold a model; raises as :func:`load_model`."""
     if not any(path for pattern in _TOKENIZER_FILES for path in directory.glob(pattern)):
         raise SourceError(
             f"There is no tokenizer in {directory}: save the model's tokenizer there "
@@ -90,8 +105,10 @@ def load_tokenizer(name_or_path: str | Path) -> Any:
         raise FileFormatError(f"The tokenizer in {directory} can't be read: {_first_line(error)}.") from error
 
 
-def find_model(name_or_path: str | Path) -> Path:
+def find_model(name_or_path: str | Path, *, weights: bool = True) -> Path:
     """The local directory of a model: the directory itself, or the hub's snapshot, downloaded where need be.
+
+    Without ``weights`` no weights are downloaded, only what describes the model.
 
     Raises:
         SourceError: if it is neither, or the directory has no ``config.json``.
@@ -107,7 +124,7 @@ def find_model(name_or_path: str | Path) -> Path:
     if not isinstance(name_or_path, str) or _HUB_NAME.fullmatch(name) is None:
         raise SourceError(f"There is no directory {name}: check the path.")
     try:
-        directory = _hub_snapshot(name, timeout=10.0)
+        directory = _hub_snapshot(name, timeout=10.0, files=_HUB_FILES if weights else ["*.json"])
     # The hub's client has a dozen unrelated error classes (proxy, timeout, gated, transfer); all mean: not from there.
     except Exception as error:
         if is_disk_full(error):
@@ -191,7 +208,9 @@ def _hub_copy(*, local_files_only: bool) -> Path | None:
     return directory if all((directory / name).is_file() for name in needed) else None
 
 
-def _hub_snapshot(name: str, *, timeout: float, local_files_only: bool = False) -> Path:
+def _hub_snapshot(
+    name: str, *, timeout: float, local_files_only: bool = False, files: Sequence[str] = _HUB_FILES
+) -> Path:
     """The hub's files of a model; where the hub does not answer within ``timeout`` seconds, what its cache has."""
     import huggingface_hub
 
@@ -201,7 +220,7 @@ def _hub_snapshot(name: str, *, timeout: float, local_files_only: bool = False) 
                 name,
                 etag_timeout=timeout,
                 local_files_only=local,
-                allow_patterns=_HUB_FILES,
+                allow_patterns=list(files),
                 # Sub-directories hold the same model in other formats.
                 ignore_patterns=["*/*"],
             )

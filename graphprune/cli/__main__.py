@@ -1,0 +1,5 @@
+"""``python -m graphprune.cli``"""
+
+from .app import main
+
+main()

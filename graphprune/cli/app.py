@@ -1,0 +1,296 @@
+"""The commands, their options, and what an error looks like from a shell.
+
+1. A :class:`~graphprune.errors.GraphPruneError`, or a file that can't be read or written: one line, exit code 2.
+2. Ctrl-C: one line, exit code 130.
+3. Anything else is a mistake of graphprune: one line that says so, exit code 1.
+
+``graphprune --debug COMMAND …`` lets the traceback through.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from .. import __version__
+from ..errors import GraphPruneError, TrainingInterrupted
+from . import console
+
+
+class OneLineErrors(typer.core.TyperGroup):
+    """Runs a command with other libraries quiet, and turns what it raises into a line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the command line names."""
+        if ctx.params.get("debug"):
+            return super().invoke(ctx)
+        try:
+            with console.quiet():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail("interrupted", 130)
+        except TrainingInterrupted as interrupt:
+            _fail(str(interrupt), 130)
+        except GraphPruneError as error:
+            _fail(f"error: {error}", 2)
+        except BrokenPipeError:
+            # `graphprune inspect … | head`: who reads has enough. What is still buffered must not raise at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(0) from None
+        except OSError as error:
+            _fail(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 2)
+        except MemoryError:
+            _fail("error: there is not enough memory for this model", 2)
+        except Exception as error:
+            if type(error).__module__.split(".")[0] in ("typer", "click"):
+                raise
+            message = str(error).strip() or "no message"
+            _fail(
+                f"error: unexpected {type(error).__name__}: {message}; this is a mistake of graphprune: "
+                "graphprune --debug COMMAND … shows where",
+                1,
+            )
+
+
+def _fail(line: str, code: int) -> None:
+    typer.echo(" ".join(line.split()), err=True)
+    raise typer.Exit(code)
+
+
+app = typer.Typer(
+    name="graphprune",
+    cls=OneLineErrors,
+    help="Make a language model structurally smaller: prune it from its dataflow graph while it is fine-tuned.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class CriterionName(StrEnum):
+    """How units are scored."""
+
+    lora = "lora"
+    magnitude = "magnitude"
+    random = "random"
+
+
+class Variant(StrEnum):
+    """Which form of the LoRA-guided criterion."""
+
+    paper = "paper"
+    released = "released"
+
+
+class Of(StrEnum):
+    """What a ratio is a share of."""
+
+    base = "base"
+    parameters = "parameters"
+    prunable = "prunable"
+    macs = "macs"
+
+
+class Kind(StrEnum):
+    """What a group's units are."""
+
+    channels = "channels"
+    heads = "heads"
+    repeats = "repeats"
+    head_dims = "head_dims"
+    lora_rank = "lora_rank"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"graphprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Make a language model structurally smaller: prune it from its dataflow graph while it is fine-tuned."""
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, or a name on the Hugging Face hub.")]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|DATASET",
+        help="A .txt or .jsonl file, or a Hugging Face dataset; without it the language reference of CPython.",
+    ),
+]
+Window = Annotated[int, typer.Option(metavar="TOKENS", help="Tokens in a window of text.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to write; must be new.")]
+
+
+@app.command()
+def inspect(
+    model: Model,
+    json: Annotated[bool, typer.Option("--json", help="Print the form for machines, members included.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="A row for each group, not for each family of them.")] = False,
+    lora: Annotated[bool, typer.Option("--lora", help="Put LoRA adapters on the linear layers first, as prune does.")] = False,
+    kind: Annotated[list[Kind] | None, typer.Option(help="Only groups of this kind (may be repeated).")] = None,
+) -> None:
+    """Show the pruning groups of a model; its weights are not needed."""
+    from .inspect import inspect as run
+
+    run(model, lora=lora, as_json=json, every=every, kinds=[each.value for each in kind or ()])
+
+
+@app.command()
+def demo(
+    ratio: Annotated[float, typer.Option(metavar="R", help="The share to remove.")] = 0.2,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to write; must be new.")
+    ] = Path("graphprune-demo"),
+    text: Text = None,
+    steps: Annotated[int, typer.Option(metavar="N", help="Optimiser steps of tuning.")] = 60,
+    windows: Annotated[int, typer.Option(metavar="N", help="Score at most N held-out windows.")] = 64,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Another model than SmolLM2-135M-Instruct.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of data order and adapters.")] = 0,
+) -> None:
+    """Do all of it on SmolLM2 in minutes: trace, prune while tuning, verify, export, compare."""
+    from ..files import refuse_existing
+
+    refuse_existing(output)
+
+    from .demo import demo as run
+
+    run(output, ratio=ratio, steps=steps, text=text, model=model, limit=windows, seed=seed)
+
+
+@app.command()
+def prune(
+    model: Model,
+    ratio: Annotated[float, typer.Option(metavar="R", help="The share to remove: 0.2 removes a fifth.")],
+    output: Output,
+    text: Text = None,
+    criterion: Annotated[CriterionName, typer.Option(help="How units are scored.")] = CriterionName.lora,
+    variant: Annotated[Variant, typer.Option(help="The lora criterion as in the paper, or in its code.")] = Variant.paper,
+    of: Annotated[Of, typer.Option(help="What the ratio is a share of; base: all but the adapters.")] = Of.base,
+    homogeneous: Annotated[
+        bool,
+        typer.Option(
+            "--homogeneous/--free",
+            help="Cut every layer alike, so that plain transformers loads the result; or each layer as its scores say.",
+        ),
+    ] = True,
+    multiple_of: Annotated[int, typer.Option(metavar="N", help="Keep a multiple of N channels.")] = 1,
+    tune: Annotated[bool, typer.Option("--tune/--no-tune", help="Fine-tune while pruning, or prune at once.")] = True,
+    epochs: Annotated[float, typer.Option(metavar="N", help="How often the text is gone through.")] = 2.0,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Optimiser steps, in place of epochs.")] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Windows in a batch.")] = 4,
+    window: Window = 128,
+    learning_rate: Annotated[float, typer.Option(metavar="LR", help="Learning rate of the adapters.")] = 1e-4,
+    lora_rank: Annotated[int, typer.Option(metavar="N", help="Rank of the adapters.")] = 8,
+    interval: Annotated[int, typer.Option(metavar="N", help="Steps from one pruning to the next.")] = 10,
+    save_steps: Annotated[int, typer.Option(metavar="N", help="Steps from one checkpoint to the next.")] = 50,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of data order and adapters.")] = 0,
+    merge: Annotated[
+        bool, typer.Option("--merge/--keep-adapters", help="Merge the adapters into the weights, or save them beside.")
+    ] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+) -> None:
+    """Prune a model while it is fine-tuned with LoRA, and save what is left to a new directory.
+
+    Checkpoints lie in OUTPUT.run until the model is saved; after Ctrl-C the same command with --resume goes on.
+    """
+    from ..files import refuse_existing
+
+    refuse_existing(output)
+
+    from ..training.config import PruneConfig
+    from .prune import prune as run
+
+    config = PruneConfig(
+        ratio=ratio,
+        of=of.value,
+        criterion=criterion.value,
+        variant=variant.value,
+        homogeneous=homogeneous,
+        multiple_of=multiple_of,
+        lora_rank=lora_rank,
+        learning_rate=learning_rate,
+        interval=interval,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        window=window,
+        seed=seed,
+        save_steps=save_steps,
+    )
+    run(model, output, config, text=text, tune=tune, merge=merge, resume=resume)
+
+
+@app.command(name="eval")
+def evaluate(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Model directories, names on the hub, ONNX files.")
+    ],
+    text: Text = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Score the whole text, not only what is held out of it (its last tenth).")
+    ] = False,
+    window: Window = 128,
+    windows: Annotated[int, typer.Option(metavar="N", help="Score at most the first N windows.")] = 200,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The tokenizer of models that have none beside them.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
+) -> None:
+    """Measure models side by side: parameters, perplexity, time of a forward pass, file size.
+
+    Perplexity is that of a text cut into windows without overlap, each scored by itself, mean over predicted tokens.
+    """
+    from .evaluate import evaluate as run
+
+    run(models, text=text, whole=whole, window=window, limit=windows, tokenizer=tokenizer, markdown=markdown)
+
+
+@app.command()
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The ONNX file to write.")],
+    opset: Annotated[int | None, typer.Option(metavar="N", help="The ONNX opset, 18 or later.")] = None,
+) -> None:
+    """Write a model as ONNX, batch and sequence free, and compare it with torch in onnxruntime."""
+    from .export import export as run
+
+    run(model, output, opset=opset)
+
+
+@app.command()
+def apply(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json that prune wrote.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that the plan was made for.")],
+    output: Output,
+) -> None:
+    """Cut a model to what a saved plan keeps, verify the result and save it."""
+    from .apply import apply as run
+
+    run(plan, model, output)
+
+
+def main() -> None:
+    """The command ``graphprune``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no "→" shows "?"
+    app(prog_name="graphprune")

@@ -1,0 +1,214 @@
+"""``graphprune demo``: everything on a real model, in minutes on two cores.
+
+1. Trace the model on the meta device: groups, and multiply-accumulates for one window.
+2. Measure the dense model.
+3. Prune it at once (untuned), by the same criterion and to the same ratio.
+4. Prune it while it is fine-tuned (tuned).
+5. Export all three to ONNX, compare each with torch, and time them in turn.
+6. Save the tuned model, its ONNX file and the table.
+
+Everything is written to a temporary directory that gets its name at the end: a demo that is interrupted leaves nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..budget import mac_cost
+from ..compact import CompactModel
+from ..errors import TrainingInterrupted
+from ..evaluation import perplexity
+from ..export.directory import save
+from ..export.onnx import export_onnx
+from ..files import new_directory, refuse_existing
+from ..pipeline import rewrite
+from ..plan import PruningPlan
+from ..report.tables import Measurement, comparison_table, groups_table, to_markdown
+from ..sources import demo_model_directory, load_model, load_text, windows
+from ..traced import TracedModel
+from ..training.config import PruneConfig
+from ..training.oneshot import plan_at_once
+from .apply import checked
+from .console import duration, say, show, show_table, stage
+from .evaluate import milliseconds
+from .inspect import show_summary, trace_on_meta
+from .models import Opened, open_onnx
+from .prune import tune_and_plan
+
+WINDOW = 128
+PROMPT = "The for statement is used to"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the demo's table: a model, and what is known of it."""
+
+    row: Measurement
+    module: nn.Module
+    onnx: Opened
+
+
+def demo(
+    output: Path,
+    *,
+    ratio: float,
+    steps: int,
+    text: str | None = None,
+    model: str | None = None,
+    limit: int = 64,
+    prompt: str = PROMPT,
+    seed: int = 0,
+) -> None:
+    """Run the demo and write what it makes to a new directory.
+
+    Args:
+        output: the directory to write.
+        ratio: the share of the parameters to remove.
+        steps: optimiser steps of tuning.
+        text: what to tune and to measure on; as :func:`graphprune.sources.load_text`.
+        model: a model directory or a name on the hub; without it SmolLM2-135M-Instruct.
+        limit: at most so many held-out windows are scored.
+        prompt: what the generated sentence begins with.
+        seed: of the order of the data and of the adapters.
+
+    Raises:
+        GraphPruneError: whatever a stage raises.
+    """
+    refuse_existing(output)
+    start = time.perf_counter()
+    config = demo_config(ratio, steps, seed)
+    split = load_text(text)
+    source = model or str(demo_model_directory(progress=say))
+    show(f"model {source}")
+    show(f"text  {split.name}, its held-out part for measuring")
+    with stage("trace without weights, find the groups"):
+        meta = trace_on_meta(source, batch=2, length=WINDOW)
+    show_summary(meta)
+    show()
+    show_table(groups_table(meta.groups))
+    show()
+    with stage("load the model"):
+        dense, tokenizer = load_model(source)
+    training = windows(tokenizer, split.train, WINDOW)
+    held_out = windows(tokenizer, split.held_out, WINDOW)[:limit]
+    with new_directory(output) as directory:
+        scratch = directory / "scratch"
+        variants = [_measure("dense", dense, None, meta, held_out, scratch / "dense.onnx")]
+
+        with stage("prune at once, without tuning"):
+            compact = rewrite(*plan_at_once(load_model(source)[0], training, config), adapters="merge")
+        say(f"  {compact.ratio:.1%} of the parameters removed, {checked(compact)}")
+        variants.append(
+            _measure("pruned, untuned", compact.module, compact.plan, meta, held_out, scratch / "untuned.onnx")
+        )
+
+        try:
+            traced, plan = tune_and_plan(load_model(source)[0], None, training, config, scratch / "run")
+        except TrainingInterrupted:
+            raise KeyboardInterrupt from None  # nothing is kept of a demo, so there is nothing to go on with
+        with stage("merge the adapters, rewrite and verify"):
+            compact = rewrite(traced, plan, adapters="merge")
+        say(f"  {compact.ratio:.1%} of the parameters removed, {checked(compact)}")
+        variants.append(
+            _measure("pruned, tuned", compact.module, compact.plan, meta, held_out, directory / "model.onnx")
+        )
+
+        with stage("save the model"):
+            saved = save(_with_story(compact, source, split.name), directory / "model", tokenizer)
+        with stage(f"time a forward pass over {WINDOW} tokens"):
+            table = comparison_table(_timed(variants, held_out[:1]))
+        with stage("generate a sentence"):
+            sentence = generate(compact.module, tokenizer, prompt)
+        (directory / "report.md").write_text(to_markdown(table), encoding="utf-8")
+        shutil.rmtree(scratch)
+    show()
+    show_table(table)
+    show()
+    show(
+        f"perplexity on {len(held_out)} held-out windows of {WINDOW} tokens; MACs and ms of a forward pass over "
+        f"{WINDOW} tokens, {torch.get_num_threads()} threads; file: ONNX"
+    )
+    show()
+    show(f"The pruned and tuned model writes: {sentence}")
+    show()
+    form = "from_pretrained loads it" if saved.form == "transformers" else f"graphprune.load loads it: {saved.reason}"
+    show(f"{output / 'model'}            the model: {form}")
+    show(f"{output / 'model' / 'plan.json'}  what is kept: graphprune apply")
+    show(f"{output / 'model.onnx'}       the same for onnxruntime")
+    show(f"{output / 'report.md'}        the table")
+    say(f"all of it took {duration(time.perf_counter() - start)}")
+
+
+def demo_config(ratio: float, steps: int, seed: int) -> PruneConfig:
+    """The settings: those of LoRAPrune, but for a short tuning a larger learning rate, and pruning at shorter intervals."""
+    return PruneConfig(
+        ratio=ratio,
+        steps=steps,
+        homogeneous=True,
+        window=WINDOW,
+        learning_rate=5e-4,
+        interval=max(1, min(10, steps // 10)),
+        save_steps=steps,
+        seed=seed,
+    )
+
+
+def generate(module: Any, tokenizer: Any, prompt: str, *, tokens: int = 40) -> str:
+    """The prompt and its most probable continuation up to the end of a sentence."""
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+    with torch.no_grad():
+        output = module.generate(
+            input_ids=ids["input_ids"],
+            attention_mask=ids["attention_mask"],
+            max_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        )
+    new = tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    end = new.find(". ")
+    return " ".join((prompt + (new if end < 0 else new[: end + 1])).split())
+
+
+def _measure(
+    name: str, module: Any, plan: PruningPlan | None, meta: TracedModel, held_out: torch.Tensor, onnx_file: Path
+) -> Variant:
+    """Everything about a model but its speed, and its ONNX file."""
+    with stage(f"perplexity: {name}"):
+        score = perplexity(module, held_out)
+    say(f"  {score:.2f}")
+    with stage(f"export to ONNX and compare with torch: {name}"):
+        report = export_onnx(module, onnx_file)
+    kept = {} if plan is None else {atom: units.count for atom, units in plan.keep(meta).items()}
+    row = Measurement(
+        name,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        macs=mac_cost(meta.inference)(kept) // 2,  # traced with a batch of two
+        perplexity=score,
+        file_size=report.bytes,
+    )
+    return Variant(row, module, open_onnx(onnx_file))
+
+
+def _timed(variants: Sequence[Variant], ids: torch.Tensor) -> list[Measurement]:
+    """The rows with the time of a forward pass in torch and in onnxruntime."""
+    torch_models = [replace(each.onnx, forward=each.module, module=each.module) for each in variants]
+    onnx_models = [each.onnx for each in variants]
+    times = milliseconds([*torch_models, *onnx_models], [ids] * (2 * len(variants)))
+    pairs = zip(times[: len(variants)], times[len(variants) :], strict=True)
+    return [
+        replace(each.row, torch_ms=ours, onnx_ms=theirs) for each, (ours, theirs) in zip(variants, pairs, strict=True)
+    ]
+
+
+def _with_story(compact: CompactModel, source: str, text: str) -> CompactModel:
+    """The compact model with what its plan was made from."""
+    about = {**compact.plan.about, "source": source, "text": text, "tuned": True}
+    return replace(compact, plan=replace(compact.plan, about=about))

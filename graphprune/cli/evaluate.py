@@ -1,0 +1,103 @@
+"""``graphprune eval``: perplexity, size and speed of models, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import SourceError
+from ..evaluation import interleaved_milliseconds, perplexity
+from ..report.tables import Measurement, comparison_table, to_markdown
+from ..sources.text import load_text, windows
+from .console import show, show_table, stage
+from .models import Opened, open_model, tokenizer_of
+
+
+def evaluate(
+    models: Sequence[str],
+    *,
+    text: str | None = None,
+    whole: bool = False,
+    window: int = 128,
+    limit: int = 200,
+    tokenizer: str | None = None,
+    markdown: bool = False,
+) -> None:
+    """Print a table of the models: parameters, perplexity, milliseconds of a forward pass over one window, file size.
+
+    Args:
+        models: model directories, names on the hub, ONNX files.
+        text: as :func:`graphprune.sources.load_text`.
+        whole: score the whole text and not only the part that is held out of it.
+        window: tokens in a window.
+        limit: at most so many windows from the start of the text.
+        tokenizer: where the tokenizer of models that have none is; without it the first model that has one gives it.
+        markdown: print the table in Markdown.
+
+    Raises:
+        SourceError: a model, a tokenizer or a text is not there, or a number makes no sense.
+        FileFormatError: a file is truncated or corrupt.
+    """
+    if limit < 1:
+        raise SourceError(f"--windows {limit} scores nothing: give at least 1")
+    split = load_text(text)
+    content = split.train + split.held_out if whole else split.held_out
+    rows: list[Measurement] = []
+    opened = [open_model(name) for name in models]
+    pieces: list[torch.Tensor] = []
+    for model, reader in zip(opened, _tokenizers(opened, tokenizer), strict=True):
+        ids = windows(reader, content, window)[:limit]
+        pieces.append(ids)
+        with stage(f"perplexity of {model.name} on {len(ids)} windows of {window} tokens"):
+            rows.append(measured(model, ids))
+    times = milliseconds(opened, [ids[:1] for ids in pieces])
+    rows = [_with_time(row, model, time) for row, model, time in zip(rows, opened, times, strict=True)]
+    table = comparison_table(rows)
+    if markdown:
+        show(to_markdown(table).rstrip())
+        return
+    part = "the whole of" if whole else "the held-out part of"
+    show(f"{part} {split.name}, windows of {window} tokens")
+    show()
+    show_table(table)
+
+
+def measured(model: Opened, ids: torch.Tensor) -> Measurement:
+    """Perplexity and size of a model."""
+    return Measurement(
+        model.name, model.parameters, perplexity=perplexity(model.forward, ids), file_size=model.file_size
+    )
+
+
+def milliseconds(models: Sequence[Opened], ids: Sequence[torch.Tensor], *, runs: int = 5) -> list[float]:
+    """The least time of a forward pass of each model over its ids, all measured in turn."""
+    return interleaved_milliseconds(
+        [lambda model=model, each=each: model.forward(input_ids=each) for model, each in zip(models, ids, strict=True)],
+        runs=runs,
+    )
+
+
+def _with_time(row: Measurement, model: Opened, time: float) -> Measurement:
+    return replace(row, onnx_ms=time) if model.module is None else replace(row, torch_ms=time)
+
+
+def _tokenizers(models: Sequence[Opened], other: str | None) -> list[Any]:
+    """The tokenizer of each model: its own, else the one that is named, else that of the first model that has one."""
+    from ..sources.model import tokenizer_in
+
+    found: list[Any] = []
+    for model in models:
+        try:
+            found.append(tokenizer_of(model))
+        except SourceError:
+            found.append(None)
+    spare = tokenizer_in(Path(other)) if other is not None else next((each for each in found if each is not None), None)
+    if spare is None:
+        raise SourceError(
+            f"There is no tokenizer beside {models[0].name}: name a directory that has one with --tokenizer."
+        )
+    return [spare if each is None else each for each in found]

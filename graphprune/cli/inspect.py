@@ -1,0 +1,106 @@
+"""``graphprune inspect``: the pruning groups of a model, from its configuration alone.
+
+The model is made on the meta device, where tensors have shapes and no values, so that neither weights nor memory are
+needed: a directory with nothing but ``config.json`` is enough.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SourceError
+from ..report.description import describe, removable
+from ..report.tables import count, groups_table
+from .console import show, show_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..traced import TracedModel
+
+
+def inspect(
+    model: str, *, lora: bool = False, as_json: bool = False, every: bool = False, kinds: Sequence[str] = ()
+) -> None:
+    """Print the groups of the model in a directory or of that name on the hub.
+
+    Args:
+        model: a model directory, or a name on the hub.
+        lora: put adapters on the linear layers first, as ``graphprune prune`` does.
+        as_json: print the form for machines, all groups with their members.
+        every: a row for each group, not for each family of groups.
+        kinds: only groups of these kinds; all where there are none.
+
+    Raises:
+        SourceError: there is no such model, or no group of such a kind.
+        CaptureError: the model can't be captured.
+    """
+    traced = trace_on_meta(model, lora=lora)
+    known = sorted({group.kind for group in traced.groups})
+    for kind in kinds:
+        if kind not in known:
+            raise SourceError(f"no group of {model} is of kind {kind!r}: it has {', '.join(known)}")
+    wanted = [group for group in traced.groups if not kinds or group.kind in kinds]
+    if as_json:
+        description = describe(traced)
+        description["groups"] = [row for row in description["groups"] if not kinds or row["kind"] in kinds]
+        print(json.dumps(description, indent=2))  # noqa: T201
+        return
+    show_summary(traced)
+    show()
+    show_table(groups_table(wanted, every=every))
+
+
+def show_summary(traced: TracedModel) -> None:
+    """One line on the model and one on its groups."""
+    total, prunable = traced.parameter_count, len(traced.groups.prunable)
+    show(f"{type(traced.module).__name__}: {total:,} parameters, fingerprint {traced.fingerprint}")
+    show(
+        f"{len(traced.groups)} groups, {prunable} of them prunable: at most {count(removable(traced))} parameters "
+        f"({removable(traced) / total:.1%}) can be removed"
+    )
+
+
+def trace_on_meta(model: str, *, lora: bool = False, batch: int = 2, length: int = 13) -> TracedModel:
+    """The traced model of a directory or a name on the hub, without its weights.
+
+    Raises:
+        SourceError: there is no such model, or transformers does not know its class.
+        CaptureError: the model can't be captured.
+    """
+    import torch
+
+    from ..pipeline import trace
+
+    module = model_on_meta(model, lora=lora)
+    if not isinstance(getattr(module.config, "vocab_size", None), int):
+        return trace(module)  # says which inputs are missing
+    return trace(module, kwargs={"input_ids": torch.zeros(batch, length, dtype=torch.long, device="meta")})
+
+
+def model_on_meta(model: str, *, lora: bool = False) -> Any:
+    """The module of a directory or a name on the hub, on the meta device."""
+    import torch
+    import transformers
+
+    from ..sources.model import find_model
+
+    directory = find_model(model, weights=False)
+    try:
+        config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        name = (getattr(config, "architectures", None) or ["AutoModelForCausalLM"])[0]
+        architecture: Any = getattr(transformers, name, transformers.AutoModelForCausalLM)
+        with torch.device("meta"):
+            module = architecture._from_config(config) if hasattr(architecture, "_from_config") else None
+            module = architecture.from_config(config) if module is None else module
+    except Exception as error:  # whatever a configuration or a constructor finds wrong; nothing large is in memory
+        reason = " ".join(str(error).split()).rstrip(".:") or type(error).__name__
+        raise SourceError(f"The model in {directory} can't be made from its config.json: {reason}.") from error
+    module.eval()
+    if not lora:
+        return module
+    from ..training.config import PruneConfig
+    from ..training.finetune import with_adapters
+
+    return with_adapters(module, PruneConfig(ratio=0.5))

@@ -1,0 +1,115 @@
+"""Opening what a user names: a Hugging Face directory, a name on the hub, a directory of ``gp.save``, an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import FileFormatError, SourceError
+from ..export.directory import ABOUT, load
+from ..files import refuse_existing
+from ..sources.model import find_model, load_weights, tokenizer_in
+
+__all__ = ["Opened", "is_compact", "open_model", "open_onnx", "refuse_existing", "tokenizer_of"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that can be run, however it is stored.
+
+    ``forward`` is called as ``forward(input_ids=LongTensor[b, s])`` and returns logits, or an object with them.
+    ``module`` is None for an ONNX file.
+    """
+
+    name: str
+    directory: Path
+    forward: Callable[..., Any]
+    module: nn.Module | None
+    parameters: int | None
+    file_size: int
+
+
+def is_compact(directory: Path) -> bool:
+    """Whether ``gp.save`` wrote a directory."""
+    return (directory / ABOUT).is_file()
+
+
+def open_model(name: str) -> Opened:
+    """The model in a directory, of a name on the hub, or in an ONNX file.
+
+    Raises:
+        SourceError: there is no such model.
+        FileFormatError: it is truncated or corrupt.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".onnx" and not path.is_dir():
+        return open_onnx(path)
+    if path.is_dir() and is_compact(path):
+        directory, module = path, load(path)
+    else:
+        directory = find_model(name)
+        module = load_weights(directory)
+    return Opened(
+        name=Path(name).name or name,
+        directory=directory,
+        forward=module,
+        module=module,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        file_size=sum(file.stat().st_size for file in directory.rglob("*.safetensors")),
+    )
+
+
+def open_onnx(path: Path) -> Opened:
+    """The model in an ONNX file, run by onnxruntime on the CPU.
+
+    Raises:
+        SourceError: there is no such file.
+        FileFormatError: onnxruntime can't read it, or it does not take token ids.
+    """
+    import onnxruntime
+
+    if not path.is_file():
+        raise SourceError(f"There is no ONNX file {path}: check the path.")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that spin while they wait would slow down the torch model that is timed in turn with this one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a dozen of them, without a common base
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FileFormatError(f"{path} can't be read by onnxruntime ({reason}): export it again.") from error
+    names = [each.name for each in session.get_inputs()]
+    if "input_ids" not in names or set(names) - {"input_ids", "attention_mask"}:
+        raise FileFormatError(f"{path} takes {', '.join(names)} and not input_ids: it is no language model.")
+
+    def forward(input_ids: torch.Tensor) -> np.ndarray[Any, Any]:
+        feed = {"input_ids": input_ids.numpy()}
+        if "attention_mask" in names:
+            feed["attention_mask"] = np.ones_like(feed["input_ids"])
+        logits: np.ndarray[Any, Any] = session.run(["logits"] if _gives_logits(session) else None, feed)[0]
+        return logits
+
+    weights = path.with_name(f"{path.name}.data")  # there for more than 2 GB
+    size = path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
+    return Opened(path.name, path.parent, forward, None, None, size)
+
+
+def _gives_logits(session: Any) -> bool:
+    return any(each.name == "logits" for each in session.get_outputs())
+
+
+def tokenizer_of(model: Opened) -> Any:
+    """The tokenizer beside a model.
+
+    Raises:
+        SourceError: there is none.
+    """
+    return tokenizer_in(model.directory)

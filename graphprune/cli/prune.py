@@ -1,0 +1,117 @@
+"""``graphprune prune``: fine-tune a model with LoRA, prune it on the way, and save what is left."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DiskFullError, GraphPruneError, OutputExistsError, TrainingError, TrainingInterrupted
+from ..files import refuse_existing
+from .apply import save_and_tell
+from .console import TuningProgress, show, stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from ..plan import PruningPlan
+    from ..traced import TracedModel
+    from ..training.config import PruneConfig
+
+
+def prune(
+    model: str,
+    output: Path,
+    config: PruneConfig,
+    *,
+    text: str | None = None,
+    tune: bool = True,
+    merge: bool = True,
+    resume: bool = False,
+) -> None:
+    """Prune the model in a directory or of a name on the hub, and save the compact model to a new directory.
+
+    Checkpoints lie in ``output`` with ``.run`` at its end, which is removed once the model is saved.
+
+    Raises:
+        OutputExistsError: ``output`` exists, or an earlier run that would have to be resumed.
+        TrainingInterrupted: Ctrl-C; says how to go on.
+        GraphPruneError: whatever loading, tuning, rewriting and saving raise.
+    """
+    refuse_existing(output)
+    run_directory = run_directory_of(output)
+    if tune:
+        _check_run(run_directory, resume=resume)
+
+    from ..pipeline import rewrite
+    from ..sources.model import load_model
+    from ..sources.text import load_text, windows
+    from ..training.oneshot import plan_at_once
+
+    split = load_text(text)
+    with stage(f"load {model}"):
+        module, tokenizer = load_model(model)
+    ids = windows(tokenizer, split.train, config.window)
+    if tune:
+        traced, plan = tune_and_plan(module, tokenizer, ids, config, run_directory, resume=resume)
+    else:
+        with stage(f"trace and score ({config.criterion})"):
+            traced, plan = plan_at_once(module, ids, config)
+    with stage("rewrite and verify"):
+        compact = rewrite(traced, plan, adapters="merge" if merge else "keep")
+        about = {**compact.plan.about, "source": model, "text": split.name, "tuned": tune, "settings": asdict(config)}
+        compact = replace(compact, plan=replace(compact.plan, about=about))
+    save_and_tell(compact, output, tokenizer)
+    if tune:
+        shutil.rmtree(run_directory, ignore_errors=True)
+    show(f"Compare it with the original: graphprune eval {model} {output}")
+
+
+def run_directory_of(output: Path) -> Path:
+    """Where the checkpoints of a run lie: beside what it writes."""
+    return output.with_name(f"{output.name}.run")
+
+
+def tune_and_plan(
+    model: nn.Module, tokenizer: Any, ids: Tensor, config: PruneConfig, run_directory: Path, *, resume: bool = False
+) -> tuple[TracedModel, PruningPlan]:
+    """:func:`graphprune.training.finetune.prune_while_tuning` with its progress on the screen."""
+    from ..training.finetune import prune_while_tuning
+
+    with _no_run_without_checkpoint(run_directory, resume=resume), TuningProgress("tune and prune") as shown:
+        result = prune_while_tuning(
+            model,
+            tokenizer,
+            ids,
+            config,
+            run_directory,
+            resume=resume,
+            progress=lambda now: shown(now.step, now.total, now.loss, now.sparsity),
+        )
+    return result.traced, result.plan
+
+
+def _check_run(run_directory: Path, *, resume: bool) -> None:
+    if resume and not run_directory.is_dir():
+        raise TrainingError(f"there is no run in {run_directory} to go on with: start it without --resume")
+    if not resume and run_directory.exists():
+        raise OutputExistsError(
+            f"{run_directory} holds an earlier run that did not end: go on with it with --resume, or remove it first."
+        )
+
+
+@contextmanager
+def _no_run_without_checkpoint(run_directory: Path, *, resume: bool) -> Iterator[None]:
+    """A run that failed before its first checkpoint is not kept: there is nothing in it to go on from."""
+    try:
+        yield
+    except (TrainingInterrupted, DiskFullError):
+        raise
+    except GraphPruneError:
+        if not resume and run_directory.is_dir() and not any(run_directory.glob("checkpoint-*")):
+            shutil.rmtree(run_directory, ignore_errors=True)
+        raise

@@ -1,0 +1,171 @@
+"""Which groups the module form can cut, and which numbers of units a config can express.
+
+Nothing here knows a model: some units of every group of a family are cut, in a module full of zeros (which take no
+memory until they are written), and the patched module is run, or built anew from its patched config. Shapes decide;
+values are compared later, by verification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from .groups import PruningGroup
+from .masks import Keep, Kept, kept_size
+from .passes.patch_modules import patch_modules
+from .passes.trace import inference_mode_of
+from .traced import TracedModel
+
+MOST_COUNTED = 256
+"""Groups with more units than this are channels of some kind: any number of them is taken to be fine for a config."""
+
+
+Answer = TypeVar("Answer")
+
+
+def _once_per_model(question: Callable[[TracedModel], Answer]) -> Callable[[TracedModel], Answer]:
+    """Keep the answers for as long as the traced models live: selection asks at every step of a schedule."""
+    answers: WeakKeyDictionary[TracedModel, Answer] = WeakKeyDictionary()
+
+    @wraps(question)
+    def ask(traced: TracedModel) -> Answer:
+        if traced not in answers:
+            answers[traced] = question(traced)
+        return answers[traced]
+
+    return ask
+
+
+def is_configured(traced: TracedModel) -> bool:
+    """Whether the model is one of transformers, built from a config."""
+    return _config(traced.module) is not None
+
+
+@_once_per_model
+def module_families(traced: TracedModel) -> frozenset[str]:
+    """The families of groups that the module form can cut."""
+    return frozenset(
+        family
+        for family, members in _families(traced.groups.cuttable)
+        if _runs(traced, probe(traced, members, members[0].units - 1))
+    )
+
+
+@_once_per_model
+def config_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
+    """For each family that the config of a transformers model can express, the numbers of units that it accepts.
+
+    All groups of the family then keep the same number. A family with a buffer that is not saved (rotary frequencies) is
+    not among them: it would be computed anew from the config.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    config = _config(traced.module)
+    if config is None:
+        return found
+    for family, members in _families(traced.groups.cuttable):
+        units = members[0].units
+        if any(_is_computed(traced, member.parameter) for group in members for member in group.members):
+            continue
+        patched = _config(probe(traced, members, units - 1)).to_dict()
+        changed = {name: value for name, value in config.to_dict().items() if value != patched[name]}
+        counts = range(units - 1, 0, -1)
+        if units <= MOST_COUNTED:
+            counts = [n for n in counts if _accepts(config, {name: old * n // units for name, old in changed.items()})]
+        if counts and builds_alike(probe(traced, members, counts[0])):
+            found[family] = tuple(counts)
+    return found
+
+
+def _accepts(config: Any, changes: Mapping[str, Any]) -> bool:
+    """Whether a config can be made with some numbers changed."""
+    try:
+        type(config)(**{**config.to_dict(), **changes})
+    except Exception:  # whatever a config finds wrong with its numbers
+        return False
+    return True
+
+
+def probe(traced: TracedModel, groups: Sequence[PruningGroup], count: int) -> nn.Module:
+    """The module form, full of zeros, with the first ``count`` units of each of these groups."""
+    keep: Keep = {g.atom.id: Kept(torch.arange(g.units) < count) for g in groups}
+    return zero_module(traced, keep)
+
+
+def zero_module(traced: TracedModel, keep: Keep) -> nn.Module:
+    """The module form with zeros for its values."""
+    tensors: dict[str, Tensor] = {}
+    for name, info in traced.table.items():
+        known = name in traced.inference.parameter_dims
+        shape = [kept_size(axis, keep) for axis in traced.inference.axes(name)] if known else info.shape
+        tensors[name] = torch.zeros(shape, dtype=traced.program.tensor(name).dtype)
+    return patch_modules(traced.program, traced.inference, traced.groups, keep, tensors)
+
+
+def builds_alike(module: nn.Module) -> bool:
+    """Whether a model that is built from the config of this one has parameters of the same names and shapes."""
+    base, config = _base(module), _config(module)
+    if config is None:
+        return False
+    try:
+        with torch.device("meta"):
+            built = type(base)(type(config)(**config.to_dict()))
+    except Exception:  # whatever a config or a constructor finds wrong with its numbers
+        return False
+    return dict(_shapes(built)) == dict(_shapes(base))
+
+
+def _base(module: nn.Module) -> Any:
+    """The model inside peft's wrapper, or the module itself."""
+    return module.get_base_model() if hasattr(module, "get_base_model") else module  # type: ignore[operator]
+
+
+def _config(module: nn.Module) -> Any:
+    """The config of a transformers model, None for other modules."""
+    config = getattr(_base(module), "config", None)
+    return config if hasattr(config, "to_dict") else None
+
+
+def _shapes(module: nn.Module) -> Iterator[tuple[str, torch.Size]]:
+    """Names and shapes of parameters, without adapters and peft's names for what it wraps."""
+    for name, parameter in module.named_parameters():
+        if ".lora_" not in f".{name}":
+            yield name.replace(".base_layer.", "."), parameter.shape
+
+
+def _is_computed(traced: TracedModel, name: str) -> bool:
+    """Whether a tensor is a buffer that no checkpoint holds."""
+    info = traced.table.get(name)
+    if info is None or not info.is_buffer:
+        return False
+    owner, _, attribute = name.rpartition(".")
+    return attribute in traced.module.get_submodule(owner)._non_persistent_buffers_set
+
+
+def _runs(traced: TracedModel, module: nn.Module) -> bool:
+    """Whether a module runs on inputs like those that the model was traced with."""
+
+    def on_host(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return torch.zeros_like(value, device="cpu") if value.is_meta else value.cpu()
+
+    args, kwargs = tree_map(on_host, tuple(traced.args)), tree_map(on_host, dict(traced.kwargs))
+    try:
+        with inference_mode_of(module):
+            module(*args, **kwargs)
+    except Exception:  # whatever a forward finds wrong with its shapes
+        return False
+    return True
+
+
+def _families(groups: Iterable[PruningGroup]) -> Iterator[tuple[str, list[PruningGroup]]]:
+    members: dict[str, list[PruningGroup]] = {}
+    for group in groups:
+        members.setdefault(group.family, []).append(group)
+    yield from members.items()

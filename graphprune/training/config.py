@@ -1,0 +1,174 @@
+"""The settings of a run, in one dataclass that is saved with its result and reproduces it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_args
+
+from ..budget import Of
+from ..criteria import Criterion, criterion_by_name
+from ..criteria.lora import Variant
+from ..errors import BudgetError, FileFormatError, TrainingError
+from ..schedule import schedule_by_name
+from ..selection import Form, PerKind
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """How to prune while fine-tuning. The defaults are those of LoRAPrune (arXiv 2305.18403, sections 3.3 and 4.1).
+
+    ``ratio`` is a share of ``of``, by default of the parameters without adapters: these are merged into the others in
+    what is delivered, so the share is that of the delivered model. See :func:`graphprune.select` for ``homogeneous``,
+    ``multiple_of``, ``min_units``, ``kinds`` and ``form``: by default what only the graph form can cut is left whole.
+
+    ``schedule``, ``warmup`` and ``cooldown`` (shares of the training) give the ratio at each time; every ``interval``
+    optimiser steps units are scored, and ``decay`` is the weight of the earlier scores in their moving average.
+
+    The rest is for :func:`graphprune.training.finetune.prune_while_tuning`, which makes adapters and a Trainer; with
+    the callback these are the user's own. ``steps`` counts optimiser steps and replaces ``epochs``; ``window`` is the
+    length in tokens of what the text is cut into; ``save_steps`` is how often there is a checkpoint.
+
+    Raises:
+        BudgetError: the ratio is not in (0, 1).
+        TrainingError: another setting is out of range.
+        ScoreError: there is no such criterion.
+    """
+
+    ratio: float
+    of: Of = "base"
+    criterion: str = "lora"
+    variant: Variant = "paper"
+    schedule: str = "cubic"
+    warmup: float = 0.1
+    cooldown: float = 0.1
+    interval: int = 10
+    decay: float = 0.9
+    homogeneous: bool = False
+    multiple_of: PerKind = 1
+    min_units: PerKind = 1
+    kinds: tuple[str, ...] | None = None
+    form: Form = "module"
+
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.05
+    lora_targets: str | tuple[str, ...] = "all-linear"
+    learning_rate: float = 1e-4
+    epochs: float = 2
+    steps: int | None = None
+    batch_size: int = 4
+    accumulation: int = 1
+    window: int = 128
+    seed: int = 0
+    save_steps: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("kinds", "lora_targets"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, name, tuple(value))
+        _check_types(self)
+        if not 0 < self.ratio < 1:
+            raise BudgetError(f"the ratio must lie between 0 and 1, not {self.ratio}: 0.5 removes half")
+        for name, choices in (("of", Of), ("variant", Variant), ("form", Form)):
+            if getattr(self, name) not in get_args(choices):
+                allowed = ", ".join(get_args(choices))
+                raise TrainingError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
+        schedule_by_name(self.schedule)
+        self.make_criterion()
+        if self.warmup < 0 or self.cooldown < 0 or self.warmup + self.cooldown >= 1:
+            raise TrainingError(
+                f"warmup ({self.warmup}) and cooldown ({self.cooldown}) are shares of the training: they must not be "
+                "negative, and must leave time to prune between them"
+            )
+        for name in ("decay", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise TrainingError(f"{name} must be at least 0 and less than 1, not {getattr(self, name)}")
+        for name in ("interval", "lora_rank", "steps", "batch_size", "accumulation", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TrainingError(f"{name} must be at least 1, not {value}")
+        for name in ("lora_alpha", "learning_rate", "epochs"):
+            if not getattr(self, name) > 0:
+                raise TrainingError(f"{name} must be greater than 0, not {getattr(self, name)}")
+        if self.window < 2:
+            raise TrainingError(f"a window of {self.window} tokens predicts nothing: it must have at least 2")
+
+    def make_criterion(self) -> Criterion:
+        """The criterion that these settings name."""
+        match self.criterion:
+            case "lora":
+                return criterion_by_name("lora", variant=self.variant)
+            case "random":
+                return criterion_by_name("random", seed=self.seed)
+            case name:
+                return criterion_by_name(name)
+
+    def to_json(self) -> str:
+        """The settings as JSON text, one a line."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str, name: str = "the text") -> PruneConfig:
+        """Read settings from JSON text; ``name`` is what errors call it. What is not there has its default.
+
+        Raises:
+            FileFormatError: the text does not hold settings.
+        """
+        try:
+            body = json.loads(text)
+        except ValueError as error:
+            raise FileFormatError(f"{name} is not a JSON object of settings: {error}") from error
+        if not isinstance(body, dict) or "ratio" not in body:
+            raise FileFormatError(f"{name} is not a JSON object of settings with at least a ratio")
+        try:
+            return PruneConfig.of_settings(body)
+        except (BudgetError, TrainingError) as error:
+            raise FileFormatError(f"{name} does not hold the settings of a run: {error}") from error
+
+    @staticmethod
+    def of_settings(settings: Mapping[str, Any]) -> PruneConfig:
+        """Settings by name.
+
+        Raises:
+            TrainingError: there is no setting of a name, or there is no ratio.
+        """
+        known = [field.name for field in fields(PruneConfig)]
+        for name in settings:
+            if name not in known:
+                raise TrainingError(f"there is no setting {name!r}; there are {', '.join(known)}")
+        if settings.get("ratio") is None:
+            raise TrainingError("say how much to prune: ratio=0.5 removes half of the parameters")
+        return PruneConfig(**settings)
+
+    def difference(self, other: PruneConfig) -> str | None:
+        """The first setting that would make another result, as ``ratio=0.2 and not 0.5``; None where there is none."""
+        for field in fields(self):
+            mine, others = getattr(self, field.name), getattr(other, field.name)
+            if mine != others and field.name != "save_steps":
+                return f"{field.name}={mine!r} and not {others!r}"
+        return None
+
+
+def _check_types(config: PruneConfig) -> None:
+    """Guard against settings of a wrong type, as a hand-written file may have them."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("kinds", "lora_targets", "multiple_of", "min_units", "steps"):
+            continue
+        kind = type(field.default) if field.name != "ratio" else float
+        accepted: tuple[type, ...] = (int, float) if field.name in _REAL else (kind,)
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise TrainingError(f"{field.name} must be of type {'float' if field.name in _REAL else kind.__name__}")
+    for name in ("multiple_of", "min_units"):
+        value = getattr(config, name)
+        numbers = list(value.values()) if isinstance(value, Mapping) else [value]
+        if any(isinstance(number, bool) or not isinstance(number, int) or number < 1 for number in numbers):
+            raise TrainingError(f"{name} must be a number of units, or one for each kind of group, not {value!r}")
+    if config.steps is not None and (isinstance(config.steps, bool) or not isinstance(config.steps, int)):
+        raise TrainingError("steps must be of type int")
+
+
+_REAL = {"ratio", "warmup", "cooldown", "decay", "lora_dropout", "learning_rate", "epochs"}

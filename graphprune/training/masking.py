@@ -1,0 +1,57 @@
+"""Zeros in place of pruned units, in the model that is being trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..passes.slice_parameters import DimMasks, parameter_masks
+from ..plan import PruningPlan
+from ..traced import TracedModel
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Positions of one dim of a parameter that hold zeros."""
+
+    parameter: nn.Parameter
+    dim: int
+    positions: Tensor
+    """Indices, on the device of the parameter."""
+
+
+def masks_of(traced: TracedModel, plan: PruningPlan) -> dict[str, DimMasks]:
+    """The keep-masks of the parameters of which something goes. Buffers stay: they are not trained, and whatever they
+    scale or shift is zero."""
+    masks = parameter_masks(traced.inference, plan.keep(traced))
+    return {name: rows for name, rows in masks.items() if isinstance(traced.program.tensor(name), nn.Parameter)}
+
+
+def removed_slices(
+    traced: TracedModel, masks: Mapping[str, DimMasks], before: Mapping[str, DimMasks], *, trainable: bool
+) -> list[Slice]:
+    """What goes by ``masks``: of trainable parameters all of it, or of frozen ones what did not go ``before``."""
+    found: list[Slice] = []
+    for name, rows in masks.items():
+        parameter = traced.program.tensor(name)
+        if not isinstance(parameter, nn.Parameter) or parameter.requires_grad is not trainable:
+            continue
+        earlier = before.get(name, [None] * len(rows))
+        for dim, (mask, old) in enumerate(zip(rows, earlier, strict=True)):
+            if mask is None:
+                continue
+            gone = ~mask if trainable or old is None else old & ~mask
+            positions = gone.nonzero().flatten()
+            if len(positions):
+                found.append(Slice(parameter, dim, positions.to(parameter.device)))
+    return found
+
+
+@torch.no_grad()
+def zero(slices: Iterable[Slice]) -> None:
+    """Write zeros into slices, in place."""
+    for each in slices:
+        each.parameter.index_fill_(each.dim, each.positions, 0)

@@ -1,0 +1,51 @@
+"""Prune at once, without tuning: what ``graphprune prune --no-tune`` does, and what tuning is compared with."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..pipeline import trace
+from ..plan import PruningPlan
+from ..scoring import score
+from ..selection import select
+from ..traced import TracedModel
+from .config import PruneConfig
+from .finetune import with_adapters
+
+
+def plan_at_once(
+    model: nn.Module, windows: Tensor, config: PruneConfig, *, batches: int = 8
+) -> tuple[TracedModel, PruningPlan]:
+    """The plan from the scores of the model as it is, on the first batches of a text.
+
+    A criterion that needs gradients gets LoRA adapters, fresh ones, which change nothing of what the model computes.
+
+    Args:
+        model: a causal language model; adapters are put into it where they are needed.
+        windows: token ids ``[n, length]``.
+        config: the settings; those of tuning are not used.
+        batches: how many batches of ``config.batch_size`` windows are scored.
+
+    Raises:
+        CaptureError: the model can't be traced.
+        ScoreError: the loss or the scores are not finite.
+        BudgetError: the ratio can't be met.
+    """
+    criterion = config.make_criterion()
+    if criterion.needs_gradients:
+        model = with_adapters(model, config)
+    traced = trace(model)
+    data = [{"input_ids": batch} for batch in windows.split(config.batch_size)[:batches]]
+    scores = score(traced, criterion, data=data if criterion.needs_gradients else None)
+    plan = select(
+        traced,
+        scores,
+        ratio=config.ratio,
+        of=config.of,
+        homogeneous=config.homogeneous,
+        multiple_of=config.multiple_of,
+        min_units=config.min_units,
+        kinds=config.kinds,
+        form=config.form,
+    )
+    return traced, plan

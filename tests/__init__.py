@@ -1,0 +1,1 @@
+"""The tests: a package, so that what they share is imported from here and not from another one of this name."""

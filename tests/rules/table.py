@@ -1,0 +1,1993 @@
+"""The table of rules: every operator with an axis rule, in small modules.
+
+Letters are random sizes (see :mod:`case`). Most cases make activations ``h`` of an input and a parameter, hand them to
+the operator, and end in a contraction with another parameter: what is between the two can be cut. Where they end in a
+contraction of activations, it can be cut only if masked units stay zero.
+"""
+
+from __future__ import annotations
+
+import operator
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers.integrations.moe  # noqa: F401  (registers an operator)
+from torch import Tensor
+
+from tests.rules.case import Case, Small, aten, case
+
+NOT_ZERO = "adds up over it, and its masked units are not zero"
+SINGULAR = "is not finite at zero, and its masked units are zero"
+STATISTIC = "takes a statistic over it, and its masked units are not zero"
+
+
+def h(p: Small, x: Tensor) -> Tensor:
+    """Activations ``[2, a]``, small enough for asin and its kin."""
+    return (x @ p.up) * 0.2
+
+
+def total(parts: list[Tensor]) -> Tensor:
+    return reduce(operator.add, parts)
+
+
+# --- position by position ---------------------------------------------------------------------------------------------
+
+ZERO = (
+    "abs neg sign sgn floor ceil round trunc frac sqrt square sin tan asin atan sinh tanh asinh atanh expm1 log1p erf "
+    "erfinv relu relu6 gelu silu mish hardswish elu celu selu leaky_relu softshrink hardshrink nan_to_num deg2rad rad2deg "
+    "conj_physical rrelu positive"
+)
+NEVER = "exp exp2 cos cosh acos sigmoid hardsigmoid log_sigmoid softplus erfc isnan isinf isfinite i0 sinc logical_not"
+SINGULAR_OPS = "log log2 log10 logit rsqrt reciprocal acosh digamma lgamma"
+COMPARISONS = "eq ne lt le gt ge greater greater_equal less less_equal not_equal isclose"
+BITS = "bitwise_or bitwise_xor __or__ __xor__ __lshift__ __rshift__ bitwise_left_shift bitwise_right_shift"
+IDENTITY = "clone contiguous detach alias detach_copy lift_fresh_copy resolve_conj resolve_neg positive"
+
+
+def each(ops: str) -> list[Any]:
+    """The operators of some names."""
+    return [getattr(aten, name) for name in ops.split()]
+
+
+POINTWISE: list[Case] = [
+    case(
+        ZERO,
+        lambda p, x: total([(f(h(p, x)) * h(p, x).cos()).sum(-1) for f in each(ZERO)]),
+        cut="up:1",
+        up="3 a",
+    ),
+    case(
+        NEVER, lambda p, x: total([f(h(p, x)).double() @ p.down for f in each(NEVER)]), cut="up:1", up="3 a", down="a 2"
+    ),
+    *(
+        case(
+            name,
+            lambda p, x, name=name: getattr(aten, name)(h(p, x)).double().sum(-1),
+            frozen={"up:1": f"sum {NOT_ZERO}"},
+            up="3 a",
+        )
+        for name in NEVER.split()
+    ),
+    *(
+        case(
+            name,
+            lambda p, x, name=name: getattr(aten, name)(h(p, x)) @ p.down,
+            frozen={"up:1": f"aten.{name}.default {SINGULAR}"},
+            up="3 a",
+            down="a 2",
+        )
+        for name in SINGULAR_OPS.split()
+    ),
+    case(
+        SINGULAR_OPS,
+        lambda p, x: total(
+            [f((x @ p.up).abs() + (0.1 if f is aten.logit else 1.5)).nan_to_num() @ p.down for f in each(SINGULAR_OPS)]
+        ),
+        cut="up:1",
+        up="3 a",
+        down="a 2",
+    ),
+    case(
+        COMPARISONS,
+        lambda p, x: total([f(h(p, x), x @ p.other).double() @ p.down for f in each(COMPARISONS)]),
+        cut="up:1",
+        up="3 a",
+        other="3 a",
+        down="a 2",
+    ),
+    case("ge", lambda p, x: (h(p, x) >= 0).double().sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case(
+        BITS + " bitwise_not",
+        lambda p, x: (
+            total([f((8 * h(p, x)).long(), (h(p, x) > 0).long()).double() @ p.down for f in each(BITS)])
+            + aten.bitwise_not((8 * h(p, x)).long()).double() @ p.down
+        ),
+        cut="up:1",
+        up="3 a",
+        down="a 2",
+    ),
+    case(
+        "bitwise_and __and__",
+        lambda p, x: ((99 * h(p, x)).long() & 7).sum(-1) + aten.bitwise_and((99 * h(p, x)).long(), 15).sum(-1),
+        cut="up:1",
+        up="3 a",
+    ),
+    case(
+        "logical_and",
+        lambda p, x: aten.logical_and(h(p, x), x @ p.other).double().sum(-1),
+        cut="up:1",
+        up="3 a",
+        other="3 a",
+    ),
+    case(
+        "logical_or logical_xor",
+        lambda p, x: (aten.logical_or(h(p, x), h(p, x)) & aten.logical_xor(h(p, x), h(p, x) > 0)).double() @ p.down,
+        cut="up:1",
+        up="3 a",
+        down="a 2",
+    ),
+    case(
+        "atan2 rsub logaddexp logaddexp2",
+        lambda p, x: total([f(h(p, x), x @ p.other) @ p.down for f in each("atan2 rsub logaddexp logaddexp2")]),
+        cut="up:1 other:1",
+        up="3 a",
+        other="3 a",
+        down="a 2",
+    ),
+    case("rsub", lambda p, x: (1 - h(p, x)).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case(
+        "complex polar real imag _conj resolve_conj",
+        lambda p, x: (
+            torch.complex(h(p, x), x @ p.up).conj().resolve_conj().real @ p.down
+            + aten._conj(torch.polar(h(p, x).abs(), x @ p.up)).resolve_conj().imag @ p.down
+        ),
+        cut="up:1",
+        up="3 a",
+        down="a 2",
+    ),
+    case("special_expit", lambda p, x: aten.special_expit(h(p, x)) @ p.down, cut="up:1", up="3 a", down="a 2"),
+    case("add", lambda p, x: ((h(p, x) + p.bias) * h(p, x).cos()).sum(-1), cut="up:1 bias:0", up="3 a", bias="a"),
+    case("add", lambda p, x: (h(p, x) + 1).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case("add", lambda p, x: (h(p, x) + x.sum()).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case("add", lambda p, x: (h(p, x) + 1) @ p.down, cut="up:1 down:0", up="3 a", down="a 2"),
+    case(
+        "add sub subtract maximum minimum fmax fmin hypot",
+        lambda p, x: total(
+            [
+                (f(h(p, x), x @ p.other) * h(p, x).cos()).sum(-1)
+                for f in each("add sub subtract maximum minimum fmax fmin hypot")
+            ]
+        ),
+        cut="up:1 other:1",
+        up="3 a",
+        other="3 a",
+    ),
+    case(
+        "mul multiply",
+        lambda p, x: aten.multiply(h(p, x) * 3, p.gate.exp()).sum(-1),
+        cut="up:1 gate:0",
+        up="3 a",
+        gate="a",
+    ),
+    case(
+        "div divide true_divide fmod remainder",
+        lambda p, x: total(
+            [(f(h(p, x), p.gate.exp()) + f(h(p, x), 3)).sum(-1) for f in each("div divide true_divide fmod remainder")]
+        ),
+        cut="up:1 gate:0",
+        up="3 a",
+        gate="a",
+    ),
+    case(
+        "div",
+        lambda p, x: (h(p, x) / p.gate).sum(-1),
+        frozen={"up:1": f"aten.div.Tensor {SINGULAR}"},
+        up="3 a",
+        gate="a",
+    ),
+    case("div", lambda p, x: (x[:, :1] / (h(p, x) ** 2 + 1)) @ p.down, cut="up:1", up="3 a", down="a 2"),
+    case(
+        "copysign",
+        lambda p, x: (aten.copysign(h(p, x), p.gate) * h(p, x).cos()).sum(-1),
+        cut="up:1",
+        up="3 a",
+        gate="a",
+    ),
+    case(
+        "floor_divide xlogy",
+        lambda p, x: (aten.floor_divide(h(p, x), p.gate.exp()) + aten.xlogy(h(p, x), p.gate.exp())) @ p.down,
+        cut="up:1 gate:0",
+        up="3 a",
+        gate="a",
+        down="a 2",
+    ),
+    case(
+        "xlogy",
+        lambda p, x: aten.xlogy(h(p, x), p.gate.abs()) @ p.down,
+        frozen={"gate:0": SINGULAR},
+        up="3 a",
+        gate="a",
+        down="a 2",
+    ),
+    case("pow", lambda p, x: (h(p, x) ** 2 * h(p, x).cos()).sum(-1), cut="up:1", up="3 a"),
+    case("pow", lambda p, x: (h(p, x) ** 0).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case("pow", lambda p, x: (h(p, x) ** -1) @ p.down, frozen={"up:1": SINGULAR}, up="3 a", down="a 2"),
+    case("pow", lambda p, x: (2 ** h(p, x)) @ p.down, cut="up:1", up="3 a", down="a 2"),
+    case("pow", lambda p, x: (h(p, x).cosh() ** (x @ p.other)) @ p.down, cut="up:1", up="3 a", other="3 a", down="a 2"),
+    case(
+        "clamp clip hardtanh clamp_min clamp_max",
+        lambda p, x: (
+            total(
+                [h(p, x).clamp(-0.1, 0.1), aten.clip(h(p, x), None, 0.1), F.hardtanh(h(p, x)), h(p, x).clamp_min(0)]
+                + [h(p, x).clamp_max(0.05)]
+            )
+            .mul(h(p, x).cos())
+            .sum(-1)
+        ),
+        cut="up:1",
+        up="3 a",
+    ),
+    case("clamp", lambda p, x: h(p, x).clamp(0.1, 1).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case("clamp_min", lambda p, x: torch.clamp_min(h(p, x), x.sum()) @ p.down, cut="up:1", up="3 a", down="a 2"),
+    case(
+        "threshold",
+        lambda p, x: (F.threshold(h(p, x), 0.1, 0.0) + F.threshold(h(p, x), -0.1, 9)).sum(-1),
+        cut="up:1",
+        up="3 a",
+    ),
+    case("threshold", lambda p, x: F.threshold(h(p, x), 0.1, 9).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case(
+        "where",
+        lambda p, x: (torch.where(x[:, :1] > 0, h(p, x), x @ p.other) + torch.where(h(p, x) > 0, h(p, x), 0.0)).sum(-1),
+        cut="up:1 other:1",
+        up="3 a",
+        other="3 a",
+    ),
+    case("where", lambda p, x: torch.where(h(p, x) > 0, h(p, x), 1.0).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case("masked_fill", lambda p, x: h(p, x).masked_fill(h(p, x) > 0.1, 0.0).sum(-1), cut="up:1", up="3 a"),
+    case(
+        "masked_fill", lambda p, x: h(p, x).masked_fill(h(p, x) < 0.1, 1.0).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"
+    ),
+    case(
+        "addcmul addcdiv lerp",
+        lambda p, x: (
+            torch.addcmul(h(p, x), x @ p.other, p.gate.cos())
+            + torch.addcdiv(h(p, x), x @ p.other, p.gate.exp())
+            + torch.lerp(h(p, x), x @ p.other, 0.3)
+        ).sum(-1),
+        cut="up:1 other:1 gate:0",
+        up="3 a",
+        other="3 a",
+        gate="a",
+    ),
+    case(
+        "addcdiv",
+        lambda p, x: torch.addcdiv(h(p, x), h(p, x), p.gate) @ p.down,
+        frozen={"gate:0": SINGULAR},
+        up="3 a",
+        gate="a",
+        down="a 2",
+    ),
+    case(
+        "prelu",
+        lambda p, x: F.prelu(h(p, x), p.slope).sum(-1) + F.prelu(h(p, x), p.one).sum(-1),
+        cut="up:1 slope:0",
+        up="3 a",
+        slope="a",
+        one="1",
+    ),
+    case("glu", lambda p, x: F.glu(h(p, x)).sum(-1), cut="up:1", up="3 2*a"),
+    case(
+        IDENTITY,
+        lambda p, x: reduce(lambda value, f: f(value), each(IDENTITY), h(p, x)).sum(-1),
+        cut="up:1",
+        up="3 a",
+    ),
+    case(
+        "to type_as _to_copy dropout feature_dropout alpha_dropout native_dropout",
+        lambda p, x: (
+            aten._to_copy(h(p, x).to(torch.float32).type_as(x), dtype=torch.float64)
+            + aten.feature_dropout(aten.alpha_dropout(F.dropout(h(p, x), training=False), 0.5, False), 0.5, False)
+            + aten.native_dropout(h(p, x), 0.5, False)[0]
+        ).sum(-1),
+        cut="up:1",
+        up="3 a",
+    ),
+    case(
+        "native_dropout",
+        lambda p, x: aten.native_dropout(h(p, x), 0.5, False)[1].sum(-1),
+        frozen={"up:1": NOT_ZERO},
+        up="3 a",
+    ),
+    case(
+        "mul",
+        lambda p, x: (p.left[:, None] * p.right[None]).mul(x[0, 0]).sum(1) @ p.down,
+        cut="left:0 right:0",
+        left="a",
+        right="b",
+        down="a 2",
+    ),
+    case(
+        "special_bessel_j0",
+        lambda p, x: torch.special.bessel_j0(h(p, x)) @ p.down,
+        up="3 a",
+        down="a 2",
+        frozen={"up:1": "there is no axis rule for aten.special_bessel_j0.default; add one with @axis_rule"},
+    ),
+]
+
+# --- contractions -----------------------------------------------------------------------------------------------------
+
+CONTRACTIONS: list[Case] = [
+    case(
+        "linear",
+        lambda p, x: F.linear(F.linear(x, p.up, p.bias).relu(), p.down),
+        cut="up:0 bias:0 down:1",
+        up="a 3",
+        bias="a",
+        down="2 a",
+    ),
+    case(
+        "linear",
+        lambda p, x: F.linear(F.linear(x, p.up).exp(), p.down, p.out),
+        cut="up:0 down:1",
+        up="a 3",
+        down="2 a",
+        out="2",
+        frozen={"down:0": "it is a dim of an output"},
+    ),
+    case("linear", lambda p, x: F.linear(x @ p.up, p.vector), cut="up:1 vector:0", up="3 a", vector="a"),
+    case("matmul", lambda p, x: (x @ p.up) @ (x @ p.up).mT @ p.down, cut="up:1", up="3 a", down="2 4"),
+    case(
+        "matmul",
+        lambda p, x: (x @ p.up).cos() @ (x @ p.up).cosh().mT,
+        frozen={"up:1": f"a product of tensors {NOT_ZERO}"},
+        up="3 a",
+    ),
+    case(
+        "matmul",
+        lambda p, x: (p.left @ p.mid) @ (p.right @ x[0]),
+        cut="mid:0 mid:1 left:0 right:0",
+        left="a",
+        mid="a b",
+        right="b 3",
+    ),
+    case("matmul", lambda p, x: (x @ p.many).sum(0) @ p.down, cut="many:0 many:2", many="a 3 b", down="b 2"),
+    case(
+        "mm bmm mv dot",
+        lambda p, x: aten.dot(aten.mv(aten.mm(x, p.up).mT, x[:, 0]), p.gate) + aten.bmm(p.many, p.more).sum(),
+        cut="up:1 gate:0 many:0 many:1 many:2 more:2",
+        up="3 a",
+        gate="a",
+        many="b c d",
+        more="b d e",
+    ),
+    case("linalg_matmul", lambda p, x: torch.linalg.matmul(x, p.up) @ p.down, cut="up:1", up="3 a", down="a 2"),
+    case(
+        "addmm addmv",
+        lambda p, x: aten.addmv(x[:, 0], aten.addmm(p.bias, x, p.up), p.down),
+        cut="up:1 bias:0",
+        up="3 a",
+        bias="a",
+        down="a",
+    ),
+    case(
+        "addmm",
+        lambda p, x: aten.addmm(x @ p.other, x, p.up).cos().sum(-1),
+        frozen={"up:1": NOT_ZERO},
+        up="3 a",
+        other="3 a",
+    ),
+    case(
+        "baddbmm addbmm",
+        lambda p, x: aten.addbmm(p.start, aten.baddbmm(p.base, p.many, p.more), p.last).sum(0) @ p.down * x.sum(),
+        cut="many:0 many:1 many:2 more:2 last:2 down:0",
+        many="a b c",
+        more="a c d",
+        base="a b d",
+        last="a d e",
+        start="b e",
+        down="e 2",
+    ),
+    case(
+        "outer ger",
+        lambda p, x: ((torch.outer(p.left, p.right) + aten.ger(p.left, p.right)) @ p.down).sum(0) * x.sum(),
+        cut="left:0 right:0",
+        frozen={"down:1": "it is a dim of an output"},
+        left="a",
+        right="b",
+        down="b 2",
+    ),
+    case(
+        "einsum",
+        lambda p, x: torch.einsum("bi,hid,hdo->bo", x, p.up, p.down),
+        cut="up:0 up:2 down:0 down:1",
+        up="a 3 b",
+        down="a b 2",
+    ),
+    case(
+        "einsum",
+        lambda p, x: torch.einsum("...i,io->...o", torch.einsum("...i, i o", x, p.up).tanh(), p.down),
+        cut="up:1",
+        up="3 a",
+        down="a 2",
+    ),
+    case(
+        "einsum",
+        lambda p, x: torch.einsum("...ij,...j->...i", p.many, x @ p.up).sum(),
+        cut="many:1 up:1",
+        many="2 b c",
+        up="3 c",
+        frozen={"many:0": "it is a dim of an input"},
+    ),
+    case(
+        "einsum",
+        lambda p, x: torch.einsum("ii->i", p.square) * x.sum(),
+        frozen={"square:0": "einsum takes a diagonal of it"},
+        square="a a",
+    ),
+    case(
+        "einsum",
+        lambda p, x: torch.einsum("ba,ba->b", (x @ p.up).cos(), (x @ p.up).cos()),
+        frozen={"up:1": NOT_ZERO},
+        up="3 a",
+    ),
+    case(
+        "bilinear",
+        lambda p, x: F.bilinear(x @ p.up, x @ p.other, p.weight, p.bias) @ p.down,
+        cut="up:1 other:1 weight:0 bias:0",
+        up="3 a",
+        other="3 b",
+        weight="c a b",
+        bias="c",
+        down="c 2",
+    ),
+    case(
+        "transformers::grouped_mm_fallback",
+        lambda p, x: (
+            torch.ops.transformers.grouped_mm_fallback(x @ p.inner, p.up, (p.ends * 0 + 2).int().cumsum(0).int())
+            @ p.down
+        ),
+        cut="up:1 up:2 inner:1",
+        frozen={"up:0": "its positions are chosen by data (experts)"},
+        inputs=["4 3"],
+        inner="3 b",
+        up="2 b a",
+        down="a 2",
+        buffers={"ends": "2"},
+    ),
+]
+
+# --- views ------------------------------------------------------------------------------------------------------------
+
+VIEWS: list[Case] = [
+    case(
+        "reshape", lambda p, x: (x @ p.up).view(2, p.a, p.b).sum(1) @ p.down, cut="up:1 down:0", up="3 a*b", down="b 2"
+    ),
+    case(
+        "reshape",
+        lambda p, x: (x @ p.up).reshape(2, -1, p.b).relu().reshape(2, -1) @ p.down,
+        cut="up:1",
+        up="3 a*b",
+        down="a*b 2",
+    ),
+    case(
+        "reshape",
+        lambda p, x: (x @ p.up).view(2, 3, 4).sum(1) @ p.left + (x @ p.up).view(2, 4, 3).sum(1) @ p.right,
+        up="3 12",
+        left="4 2",
+        right="3 2",
+        frozen={"up:1": "it is cut as"},
+    ),
+    case(
+        "reshape",
+        lambda p, x: (x @ p.up).view(2, 4, 3).sum(2) @ p.left + (x @ p.up).view(2, 2, 6).sum(2) @ p.right,
+        cut="up:1",
+        up="3 12",
+        left="4 2",
+        right="2 2",
+    ),
+    case(
+        "reshape",
+        lambda p, x: aten._unsafe_view(x @ p.up, [2, p.a, p.b]).sum(2) @ p.down,
+        cut="up:1",
+        up="3 a*b",
+        down="a 2",
+    ),
+    case(
+        "flatten unflatten",
+        lambda p, x: (x @ p.up).unflatten(-1, (p.a, -1)).mT.flatten(1).relu() @ p.down,
+        cut="up:1",
+        up="3 a*b",
+        down="a*b 2",
+    ),
+    case("ravel", lambda p, x: aten.ravel(p.up) @ p.down * x.sum(), cut="up:0 up:1 down:0", up="a b", down="a*b"),
+    case(
+        "view_as reshape_as",
+        lambda p, x: (p.flat.view_as(p.up) + p.flat.reshape_as(p.up)).sum(1) @ p.down * x.sum(),
+        cut="flat:0 up:0",
+        flat="a*b",
+        up="a b",
+        down="a",
+    ),
+    case(
+        "view",
+        lambda p, x: p.up.view(torch.int64).double().sum() * x,
+        frozen={"up:0": "its bytes are seen as another type"},
+        up="a b",
+    ),
+    case(
+        "permute transpose t mT adjoint",
+        lambda p, x: (p.cube.permute(2, 0, 1).transpose(0, -1).mT.adjoint().sum(0) @ aten.t(p.down)).sum(0) * x.sum(),
+        cut="cube:0 cube:1 cube:2",
+        cube="a b c",
+        down="2 c",
+    ),
+    case(
+        "movedim moveaxis swapaxes swapdims numpy_T",
+        lambda p, x: (
+            (p.cube.movedim(0, -1).moveaxis((0, 1), (1, 0)).swapaxes(0, 1).swapdims(1, 2).T.sum(0) @ p.down).sum(0)
+            * x.sum()
+        ),
+        cut="cube:0 cube:1 cube:2",
+        cube="a b c",
+        down="b 2",
+    ),
+    case(
+        "unsqueeze squeeze",
+        lambda p, x: (x @ p.up).unsqueeze(1).squeeze().squeeze(-1).squeeze((0, 1)) @ p.down,
+        cut="up:1",
+        up="3 a",
+        down="a 2",
+    ),
+    case(
+        "slice",
+        lambda p, x: (x @ p.up)[:, : p.a].relu() @ p.left + (x @ p.up)[:, p.a :] @ p.right,
+        cut="up:1 left:0 right:0",
+        up="3 a+b",
+        left="a 2",
+        right="b 2",
+    ),
+    case("slice", lambda p, x: (x @ p.up)[:, 1:-1] @ p.left, cut="up:1", up="3 a+2", left="a 2"),
+    case(
+        "slice", lambda p, x: (x @ p.up)[:, 0::2].mul((x @ p.up)[:, 1::2]) @ p.down, cut="up:1", up="3 2*a", down="a 2"
+    ),
+    case(
+        "slice",
+        lambda p, x: (x @ p.up)[:, 1:5:3] @ p.down,
+        frozen={"up:1": "every 3th position of it is taken"},
+        up="3 7",
+        down="2 2",
+    ),
+    case(
+        "slice_copy narrow narrow_copy",
+        lambda p, x: (
+            aten.slice_copy(x @ p.up, 1, 0, p.a) @ p.left
+            + (x @ p.up).narrow(1, 0, p.a) @ p.left
+            + aten.narrow_copy(x @ p.up, 1, p.a, p.b) @ p.right
+            + (x @ p.up).narrow(0, 0, 2) @ p.all
+        ),
+        cut="up:1 left:0 right:0",
+        up="3 a+b",
+        left="a 2",
+        right="b 2",
+        all="a+b 2",
+    ),
+    case(
+        "select select_copy",
+        lambda p, x: (p.cube.select(0, 1) + p.cube[-1] + aten.select_copy(p.cube, 0, 0)).sum(0) @ p.down * x.sum(),
+        cut="cube:1 cube:2",
+        frozen={"cube:0": "its positions are taken one by one"},
+        cube="3 a b",
+        down="b 2",
+    ),
+    case(
+        "unbind",
+        lambda p, x: torch.stack(p.cube.unbind(1)).sum((0, 1)) @ p.down * x.sum(),
+        cut="cube:0 cube:2",
+        frozen={"cube:1": "its positions are taken one by one"},
+        cube="a 3 b",
+        down="b 2",
+    ),
+    case(
+        "split split_with_sizes",
+        lambda p, x: (
+            total([part @ p.down for part in (x @ p.up).split(p.a, 1)])
+            + aten.split_with_sizes(x @ p.other, [p.b, p.c], 1)[1] @ p.last
+        ),
+        cut="up:1 down:0 other:1 last:0",
+        up="3 3*a",
+        down="a 2",
+        other="3 b+c",
+        last="c 2",
+    ),
+    case(
+        "chunk tensor_split unsafe_split unsafe_chunk split_copy",
+        lambda p, x: total(
+            [
+                f(x @ p.up, n, 1)[0] @ p.down
+                for f, n in (
+                    (torch.chunk, 2),
+                    (torch.tensor_split, 2),
+                    (aten.unsafe_split, p.a),
+                    (aten.unsafe_chunk, 2),
+                    (aten.split_copy, p.a),
+                )
+            ]
+        ),
+        cut="up:1 down:0",
+        up="3 2*a",
+        down="a 2",
+    ),
+    case(
+        "tensor_split",
+        lambda p, x: total([part.sum(-1) for part in torch.tensor_split(x @ p.up, 3, 1)]),
+        cut="up:1",
+        up="3 7",
+    ),
+    case(
+        "cat concat concatenate",
+        lambda p, x: total(
+            [f([x @ p.up, (x @ p.other).relu()], -1) @ p.down for f in (torch.cat, torch.concat, torch.concatenate)]
+        ),
+        cut="up:1 other:1 down:0",
+        up="3 a",
+        other="3 b",
+        down="a+b 2",
+    ),
+    case(
+        "hstack vstack",
+        lambda p, x: (
+            torch.hstack([x @ p.up, x @ p.up]) @ p.down
+            + torch.vstack([p.row, p.row]) @ p.last
+            + torch.hstack([p.row, p.row]) @ torch.vstack([p.last, p.last])
+        ),
+        cut="up:1 down:0 row:0 last:0",
+        up="3 a",
+        down="2*a 2",
+        row="b",
+        last="b 2",
+    ),
+    case("cat", lambda p, x: (torch.cat([x @ p.up, 1 - x @ p.up], -1)).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case(
+        "stack",
+        lambda p, x: torch.stack([x @ p.up, (x @ p.other).exp()], 1).sum(1) @ p.down,
+        cut="up:1 other:1",
+        up="3 a",
+        other="3 a",
+        down="a 2",
+    ),
+    case(
+        "expand broadcast_to expand_as expand_copy",
+        lambda p, x: (
+            (
+                p.row.expand(2, -1)
+                + torch.broadcast_to(p.row, (2, p.a))
+                + p.row.expand_as(x @ p.up)
+                + aten.expand_copy(p.row, [2, p.a])
+            )
+            @ p.down
+        ),
+        cut="row:0 up:1",
+        row="a",
+        up="3 a",
+        down="a 2",
+    ),
+    case(
+        "expand",
+        lambda p, x: (p.col.expand(p.a, p.b) * p.up).sum(0) @ p.down * x.sum(),
+        cut="up:0 up:1 col:0",
+        col="a 1",
+        up="a b",
+        down="b 2",
+    ),
+    case(
+        "repeat tile",
+        lambda p, x: (p.row.repeat(2, 3) + p.row.tile(2, 3) + p.up).sum(0) @ p.down * x.sum(),
+        cut="row:0 down:0",
+        row="a",
+        up="2 3*a",
+        down="3*a 2",
+    ),
+    case(
+        "repeat_interleave",
+        lambda p, x: (
+            (x @ p.key).view(2, p.a, p.b).repeat_interleave(3, 1).mul((x @ p.query).view(2, 3 * p.a, p.b)).sum(-1)
+            @ p.down
+        ),
+        cut="key:1 query:1 down:0",
+        key="3 a*b",
+        query="3 3*a*b",
+        down="3*a 2",
+    ),
+    case(
+        "expand reshape",
+        lambda p, x: (
+            (x @ p.key)
+            .view(2, p.a, 1, p.b)
+            .expand(2, p.a, p.c, p.b)
+            .reshape(2, -1, p.b)
+            .mul((x @ p.query).view(2, -1, p.b))
+            .sum(-1)
+            @ p.down
+        ),
+        cut="key:1 query:1 down:0",
+        key="3 a*b",
+        query="3 a*c*b",
+        down="a*c 2",
+    ),
+    case(
+        "pad constant_pad_nd",
+        lambda p, x: F.pad(x @ p.up, (1, 2)) @ p.down + aten.constant_pad_nd(x @ p.up, [2, 1], 1.0) @ p.last,
+        cut="up:1",
+        up="3 a",
+        down="a+3 2",
+        last="a+3 2",
+    ),
+    case(
+        "pad",
+        lambda p, x: F.pad((x @ p.up).mT, (1, 1), value=1.0).sum(0) @ p.down,
+        frozen={"up:1": NOT_ZERO},
+        up="3 a",
+        down="4 2",
+    ),
+    case("pad", lambda p, x: F.pad((x @ p.up).mT, (1, 1)).sum(0) @ p.down, cut="up:1", up="3 a", down="4 2"),
+    case(
+        "pad",
+        lambda p, x: F.pad((x @ p.up), (1, 1), mode="reflect") @ p.down,
+        up="3 a+1",
+        down="a+3 2",
+        frozen={"up:1": "it is padded with its own positions or cut by padding"},
+    ),
+    case(
+        "pad",
+        lambda p, x: F.pad((x @ p.up), (0, -1)) @ p.down,
+        up="3 a+1",
+        down="a 2",
+        frozen={"up:1": "cut by padding"},
+    ),
+    case(
+        "flip",
+        lambda p, x: p.one.flip(0).sum(0) @ p.down * x.sum(),
+        cut="one:1 down:0",
+        frozen={"one:0": "it is flipped"},
+        one="a b",
+        down="b 2",
+    ),
+    case(
+        "fliplr flipud rot90",
+        lambda p, x: (p.up.fliplr() + p.up.flipud()).sum() + p.up.rot90().sum() + p.square.rot90().sum() + x,
+        frozen={"up:0": "it is flipped", "up:1": "it is flipped", "square:0": "it is flipped"},
+        up="a b",
+        square="c c",
+    ),
+    case(
+        "roll",
+        lambda p, x: p.up.roll(1, 0).sum(0) @ p.down * x.sum() + p.other.roll(1).sum(),
+        cut="up:1",
+        frozen={"up:0": "it is rolled", "other:0": "it is rolled"},
+        up="a b",
+        down="b 2",
+        other="a b",
+    ),
+    case(
+        "tril triu",
+        lambda p, x: (p.cube.tril() + p.cube.triu()).sum((1, 2)) @ p.down * x.sum(),
+        cut="cube:0",
+        frozen={"cube:1": "a triangle of it is taken", "cube:2": "a triangle of it is taken"},
+        cube="a b c",
+        down="a 2",
+    ),
+    case(
+        "diagonal diag diag_embed trace",
+        lambda p, x: p.up.diagonal().sum() + p.up.diag().sum() + torch.diag_embed(p.row).sum() + p.up.trace() + x,
+        frozen={"up:0": "a diagonal is taken", "up:1": "a diagonal is taken", "row:0": "a diagonal is taken"},
+        up="a b",
+        row="c",
+    ),
+    case(
+        "diff",
+        lambda p, x: p.up.diff(dim=0).sum(0) @ p.down * x.sum() + torch.diff(p.row, prepend=p.row).sum(),
+        cut="up:1",
+        frozen={"up:0": "differences of its neighbours are taken", "row:0": "differences of its neighbours"},
+        up="a b",
+        down="b 2",
+        row="c",
+    ),
+    case(
+        "slice_scatter",
+        lambda p, x: torch.slice_scatter(x @ p.up, (x @ p.other).exp(), 1, 1, 1 + p.b) @ p.down,
+        cut="up:1 other:1 down:0",
+        up="3 a+b+1",
+        other="3 b",
+        down="a+b+1 2",
+    ),
+    case(
+        "slice_scatter",
+        lambda p, x: torch.slice_scatter(x @ p.up, x @ p.other, 1).sum(-1),
+        cut="up:1 other:1",
+        up="3 a",
+        other="3 a",
+    ),
+    case(
+        "slice_scatter",
+        lambda p, x: torch.slice_scatter(x @ p.up, x @ p.other, 1, 0, None, 2).sum(-1),
+        up="3 2*a",
+        other="3 a",
+        frozen={"up:1": "it is written over at positions that depend on data, or not side by side"},
+    ),
+    case(
+        "select_scatter",
+        lambda p, x: torch.select_scatter(p.cube, x @ p.up, 0, 1).sum((0, 1)) @ p.down,
+        cut="cube:2 up:1",
+        frozen={"cube:0": "its positions are written one by one"},
+        cube="3 2 a",
+        up="3 a",
+        down="a 2",
+    ),
+]
+
+# --- reductions and what compares positions ---------------------------------------------------------------------------
+
+ORDERED = "amax amin max min prod any all argmax argmin logsumexp median nanmedian aminmax mode"
+
+
+def first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return value if isinstance(value, Tensor) else value[0]
+
+
+def along_positions(name: str, value: Tensor) -> Tensor:
+    """A reduction over the first dim of two."""
+    f = getattr(aten, name)
+    result = f(value, dim=0) if name == "aminmax" else f(value, [0]) if name == "logsumexp" else f(value, 0)
+    return total([each.double() for each in result]) if isinstance(result, tuple) else result.double()
+
+
+REDUCTIONS: list[Case] = [
+    case(
+        "sum nansum count_nonzero",
+        lambda p, x: h(p, x).sum(-1) + aten.nansum(h(p, x), [1]) + aten.count_nonzero(h(p, x), -1),
+        cut="up:1",
+        up="3 a",
+    ),
+    case(
+        "norm linalg_vector_norm linalg_norm frobenius_norm",
+        lambda p, x: (
+            aten.norm(h(p, x), 2, [1])
+            + torch.linalg.vector_norm(h(p, x), 3, -1)
+            + torch.linalg.norm(h(p, x), 1, -1)
+            + aten.frobenius_norm(h(p, x), [1])
+            + aten.norm(h(p, x))
+        ),
+        cut="up:1",
+        up="3 a",
+    ),
+    case("sum", lambda p, x: h(p, x).cos().sum(-1, keepdim=True), frozen={"up:1": f"sum {NOT_ZERO}"}, up="3 a"),
+    case(
+        "sum",
+        lambda p, x: (h(p, x).sum(0, keepdim=True) * h(p, x)).sum(1) + p.cube.sum((0, 2)) @ x.sum(0)[None].mT,
+        cut="up:1 cube:0 cube:2",
+        up="3 a",
+        cube="b 3 c",
+    ),
+    case(
+        "linalg_vector_norm",
+        lambda p, x: torch.linalg.vector_norm(h(p, x), 0, -1) + torch.linalg.vector_norm(h(p, x), -1, -1),
+        up="3 a",
+        frozen={"up:1": "aten.linalg_vector_norm.default compares its positions"},
+    ),
+    case(
+        "mean nanmean",
+        lambda p, x: h(p, x).mean(0) @ p.down + aten.nanmean(h(p, x), [0]) @ p.down,
+        cut="up:1",
+        up="3 a",
+        down="a 2",
+    ),
+    case(
+        "mean nanmean",
+        lambda p, x: (h(p, x) + 1).mean(-1) + aten.nanmean(h(p, x) + 1, [1]),
+        frozen={"up:1": f"mean {STATISTIC}"},
+        up="3 a",
+    ),
+    case(
+        "var std var_mean std_mean",
+        lambda p, x: (
+            total([torch.var(p.cube, 0), torch.std(p.cube, 0), *torch.var_mean(p.cube, 0), *torch.std_mean(p.cube, 0)])
+            @ p.down
+            * x.sum()
+        ),
+        cut="cube:1",
+        statistics="cube:0",
+        cube="a b",
+        down="b 2",
+    ),
+    case("var", lambda p, x: h(p, x).cos().var(-1), frozen={"up:1": f"var {STATISTIC}"}, up="3 a"),
+    *(
+        case(
+            name,
+            lambda p, x, name=name: (
+                along_positions(name, (h(p, x) > -9) if name in ("any", "all") else h(p, x)).add(1) @ p.down
+            ),
+            cut="up:1",
+            up="3 a",
+            down="a 2",
+        )
+        for name in ORDERED.split()
+    ),
+    *(
+        case(
+            name,
+            lambda p, x, name=name: along_positions(name, h(p, x).mT > 0 if name in ("any", "all") else h(p, x).mT),
+            frozen={"up:1": f"aten.{name}"},
+            up="3 a",
+        )
+        for name in ORDERED.split()
+    ),
+    case("logsumexp", lambda p, x: torch.logsumexp(h(p, x), 0).sum(), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case("max", lambda p, x: h(p, x).max(0).indices.sum(), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case(
+        "max min",
+        lambda p, x: (torch.max(h(p, x), x @ p.other) + torch.min(h(p, x), x @ p.other)).sum(-1),
+        cut="up:1 other:1",
+        up="3 a",
+        other="3 a",
+    ),
+    case("quantile", lambda p, x: torch.quantile(h(p, x), 0.3, 0) @ p.down, cut="up:1", up="3 a", down="a 2"),
+    case(
+        "quantile",
+        lambda p, x: torch.quantile(h(p, x), p.q, 0) @ p.down,
+        frozen={"up:1": "compares its positions"},
+        up="3 a",
+        down="a 2",
+        buffers={"q": "0"},
+    ),
+    case(
+        "softmax log_softmax",
+        lambda p, x: (h(p, x).softmax(-1) + h(p, x).log_softmax(-1)).sum(-1),
+        frozen={"up:1": "softmax normalises over it"},
+        up="3 a",
+    ),
+    case(
+        "_softmax _log_softmax _safe_softmax softmax log_softmax",
+        lambda p, x: (
+            total(
+                [
+                    aten._softmax(h(p, x), 0, False),
+                    aten._log_softmax(h(p, x), 0, False),
+                    aten._safe_softmax(h(p, x), 0),
+                    h(p, x).softmax(0),
+                    h(p, x).log_softmax(0),
+                ]
+            )
+            @ p.down
+        ),
+        cut="up:1",
+        up="3 a",
+        down="a 2",
+    ),
+    case("softmax", lambda p, x: h(p, x).softmax(0).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case(
+        "cumsum cumprod logcumsumexp cummax cummin sort argsort msort",
+        lambda p, x: (
+            total(
+                [first(f(h(p, x), 0)).double() for f in each("cumsum cumprod logcumsumexp cummax cummin sort argsort")]
+                + [h(p, x).msort()]
+            )
+            @ p.down
+        ),
+        cut="up:1",
+        up="3 a",
+        down="a 2",
+    ),
+    *(
+        case(
+            name,
+            lambda p, x, name=name: first(getattr(aten, name)(h(p, x), 1)).double() @ p.down,
+            frozen={"up:1": "runs along it"},
+            up="3 a",
+            down="a 2",
+        )
+        for name in "cumsum cumprod logcumsumexp cummax cummin sort argsort".split()
+    ),
+    case(
+        "msort",
+        lambda p, x: p.up.msort().sum(0) @ p.down * x.sum(),
+        cut="up:1",
+        frozen={"up:0": "runs along it"},
+        up="a b",
+        down="b 2",
+    ),
+    case(
+        "topk kthvalue",
+        lambda p, x: (total(list(p.up.topk(2, 0))).sum(0) + total(list(p.up.kthvalue(1, 0)))) @ p.down * x.sum(),
+        cut="up:1",
+        frozen={"up:0": "compares its positions"},
+        up="a b",
+        down="b 2",
+    ),
+    case(
+        "kthvalue",
+        lambda p, x: total(list(p.up.kthvalue(1, 0, True))) @ p.down * x.sum(),
+        cut="up:1",
+        frozen={"up:0": "compares"},
+        up="a b",
+        down="b 2",
+    ),
+    case(
+        "renorm cosine_similarity pairwise_distance cdist linalg_cross cross",
+        lambda p, x: (
+            F.cosine_similarity(p.up, p.up).sum()
+            + F.pairwise_distance(p.up, p.up).sum()
+            + torch.cdist(p.up, p.up).sum()
+            + p.up.renorm(2, 0, 1.0).sum()
+            + torch.linalg.cross(p.three, p.three).sum()
+            + aten.cross(p.three, p.three, 1).sum()
+            + x
+        ),
+        frozen={
+            "up:0": "compares its positions",
+            "up:1": "compares its positions",
+            "three:0": "compares its positions",
+        },
+        up="a b",
+        three="c 3",
+    ),
+]
+
+# --- normalisations ---------------------------------------------------------------------------------------------------
+
+NORMS: list[Case] = [
+    case(
+        "layer_norm",
+        lambda p, x: F.layer_norm(x @ p.up, (p.a,), p.weight, p.bias) @ p.down,
+        statistics="up:1 weight:0 down:0",
+        up="3 a",
+        weight="a",
+        bias="a",
+        down="a 2",
+    ),
+    case(
+        "layer_norm",
+        lambda p, x: F.layer_norm((x @ p.up).exp(), (p.a,)) @ p.down,
+        frozen={"up:1": f"a normalisation {STATISTIC}"},
+        up="3 a",
+        down="a 2",
+    ),
+    case(
+        "layer_norm rms_norm",
+        lambda p, x: (F.layer_norm(p.up, (3,), p.weight) + F.rms_norm(p.up, (3,))).sum(0) * x,
+        up="a 3",
+        weight="3",
+        frozen={"up:0": NOT_ZERO},
+    ),
+    case(
+        "native_layer_norm _fused_rms_norm",
+        lambda p, x: (
+            total([each.sum(-1) for each in aten.native_layer_norm(p.up, [3], p.weight, None, 1e-5)]) @ p.down * x.sum()
+            + total([each.sum(-1) for each in aten._fused_rms_norm(p.up, [3], p.weight, 1e-5)]) @ p.down
+        ),
+        cut="up:0 down:0",
+        up="a 3",
+        weight="3",
+        down="a 2",
+    ),
+    case(
+        "rms_norm",
+        lambda p, x: F.rms_norm(x @ p.up, (p.a,), p.weight, 1e-5) @ p.down,
+        statistics="up:1 weight:0",
+        up="3 a",
+        weight="a",
+        down="a 2",
+    ),
+    case(
+        "group_norm",
+        lambda p, x: F.group_norm(F.conv1d(x, p.up), p.b, p.weight, p.bias).relu().sum(2) @ p.down,
+        cut="up:0 weight:0 bias:0",
+        up="b*c 3 1",
+        inputs=["2 3 4"],
+        weight="b*c",
+        bias="b*c",
+        down="b*c 2",
+    ),
+    case("group_norm", lambda p, x: F.group_norm(p.up.cos()[None], 2).sum() + x, frozen={"up:1": STATISTIC}, up="4 a"),
+    case(
+        "batch_norm instance_norm",
+        lambda p, x: (
+            (F.batch_norm(F.conv1d(x, p.up), p.mean, p.var, p.weight, p.bias) + F.instance_norm(F.conv1d(x, p.up)))
+            .relu()
+            .sum(2)
+            @ p.down
+        ),
+        cut="up:0 weight:0 bias:0 down:0",
+        up="a 3 1",
+        inputs=["2 3 4"],
+        buffers={"mean": "a", "var": "a"},
+        weight="a",
+        bias="a",
+        down="a 2",
+    ),
+    case(
+        "batch_norm",
+        lambda p, x: (F.batch_norm(F.conv1d(x, p.up), p.mean, p.var) * F.conv1d(x, p.up)).sum(1),
+        cut="up:0",
+        up="a 3 1",
+        inputs=["2 3 4"],
+        buffers={"mean": "a", "var": "a"},
+    ),
+    case(
+        "batch_norm",
+        lambda p, x: F.batch_norm(F.conv1d(x, p.up), p.mean, p.var).sum(1),
+        frozen={"up:0": NOT_ZERO},
+        up="a 3 1",
+        inputs=["2 3 4"],
+        buffers={"mean": "a", "var": "a"},
+    ),
+    case(
+        "batch_norm instance_norm",
+        lambda p, x: (
+            F.batch_norm(p.up.cos(), None, None, training=True).sum(1) @ p.down * x.sum()
+            + F.instance_norm(p.up.cosh()).sum(1) @ p.down
+        ),
+        up="a 3 b",
+        down="b 2",
+        frozen={"up:0": STATISTIC, "up:2": STATISTIC},
+    ),
+    case(
+        "_native_batch_norm_legit_no_training",
+        lambda p, x: aten._native_batch_norm_legit_no_training(
+            F.conv1d(x, p.up), p.weight, p.bias, p.mean, p.var, 0.1, 1e-5
+        )[0].sum((1, 2)),
+        cut="up:0 weight:0",
+        up="a 3 1",
+        inputs=["2 3 4"],
+        buffers={"mean": "a", "var": "a"},
+        weight="a",
+        bias="a",
+    ),
+]
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def heads(x: Tensor, weight: Tensor, n: int) -> Tensor:
+    """``b s i, (n d) i -> b n s d``"""
+    return F.linear(x, weight).unflatten(-1, (n, -1)).transpose(1, 2)
+
+
+def attend(p: Small, x: Tensor, rep: int, **options: object) -> Tensor:
+    sdpa = F.scaled_dot_product_attention
+    y = sdpa(heads(x, p.query, p.a * rep), heads(x, p.key, p.a), heads(x, p.value, p.a), **options)
+    return F.linear(y.transpose(1, 2).flatten(2), p.out)
+
+
+SDPA = "scaled_dot_product_attention"
+ATTENTION: list[Case] = [
+    case(
+        SDPA,
+        lambda p, x: attend(p, x, 1),
+        cut="query:0 key:0 value:0 out:1",
+        query="a*b 3",
+        key="a*b 3",
+        value="a*c 3",
+        out="2 a*c",
+        inputs=["2 4 3"],
+    ),
+    case(
+        SDPA,
+        lambda p, x: attend(p, x, 3, enable_gqa=True, is_causal=True),
+        cut="query:0 key:0 value:0 out:1",
+        query="3*a*b 3",
+        key="a*b 3",
+        value="a*c 3",
+        out="2 3*a*c",
+        inputs=["2 4 3"],
+    ),
+    case(
+        SDPA,
+        lambda p, x: attend(p, x, 1, attn_mask=p.bias[:, None].expand(-1, 4, -1), scale=0.3),
+        cut="bias:0 query:0",
+        frozen={"bias:1": "it is a dim of an input"},
+        query="a*b 3",
+        key="a*b 3",
+        value="a*b 3",
+        out="2 a*b",
+        bias="a 4",
+        inputs=["2 4 3"],
+    ),
+    case(
+        SDPA,
+        lambda p, x: F.scaled_dot_product_attention((x @ p.query).cos(), (x @ p.key).cos(), x @ p.value) @ p.out,
+        cut="value:1",
+        frozen={"query:1": f"attention {NOT_ZERO}"},
+        query="3 a",
+        key="3 a",
+        value="3 b",
+        out="b 2",
+        inputs=["2 4 3"],
+    ),
+    case(
+        SDPA,
+        lambda p, x: F.scaled_dot_product_attention(p.query, x @ p.key, x @ p.value).transpose(-1, -2) @ p.last,
+        cut="query:0 query:1 key:1 last:0",
+        frozen={"value:1": "it is a dim of an output"},
+        query="c a",
+        key="3 a",
+        value="3 b",
+        last="c 2",
+        inputs=["4 3"],
+    ),
+    case(
+        SDPA,
+        lambda p, x: (
+            F.scaled_dot_product_attention(p.query, x @ p.key, x @ p.value, is_causal=True).transpose(-1, -2) @ p.last
+        ),
+        cut="query:1",
+        frozen={"query:0": "the positions of attention are compared"},
+        query="c a",
+        key="3 a",
+        value="3 b",
+        last="c 2",
+        inputs=["4 3"],
+    ),
+    case(
+        SDPA,
+        lambda p, x: F.scaled_dot_product_attention(p.query, p.key, p.value).sum((0, 1)) @ p.out * x.sum(),
+        cut="query:0 query:2 value:2",
+        frozen={"query:1": NOT_ZERO, "key:1": "softmax normalises over it"},
+        query="a 3 b",
+        key="a 4 b",
+        value="a 4 c",
+        out="c 2",
+    ),
+]
+
+# --- positions named by data ------------------------------------------------------------------------------------------
+
+IDS = torch.tensor([[0, 2, 1], [1, 1, 0]])
+
+INDEXING: list[Case] = [
+    case(
+        "embedding",
+        lambda p, ids: F.embedding(ids, p.table).relu() @ p.down,
+        cut="table:1 down:0",
+        frozen={"table:0": "its positions are named by data (embedding)"},
+        table="5 a",
+        down="a 2",
+        inputs=[IDS],
+    ),
+    case("embedding", lambda p, ids: F.embedding(ids, p.table).sum(-1), cut="table:1", table="5 a", inputs=[IDS]),
+    case(
+        "embedding_bag",
+        lambda p, ids: F.embedding_bag(ids, p.table) @ p.down,
+        cut="table:1",
+        frozen={"table:0": "its positions are named by data (embedding bag)"},
+        table="5 a",
+        down="a 2",
+        inputs=[IDS],
+    ),
+    case(
+        "embedding_bag",
+        lambda p, ids: F.embedding_bag(ids, p.table, per_sample_weights=p.weights, mode="sum") @ p.down,
+        cut="table:1",
+        frozen={"weights:1": "it counts what is put into bags"},
+        table="5 a",
+        down="a 2",
+        weights="2 3",
+        inputs=[IDS],
+    ),
+    case(
+        "_embedding_bag _embedding_bag_forward_only",
+        lambda p, ids: (
+            (
+                aten._embedding_bag(p.table, ids[0], ids[1, 2:], False, 2)[3]
+                + aten._embedding_bag_forward_only(p.table, ids[0], ids[1, 2:])[0]
+            )
+            @ p.down
+        ),
+        cut="table:1",
+        table="5 a",
+        down="a 2",
+        inputs=[IDS],
+    ),
+    case(
+        "index_select",
+        lambda p, ids: p.table.index_select(1, ids[0]).sum(1) @ p.down,
+        cut="table:0",
+        frozen={"table:1": "named by data (index_select)"},
+        table="a 5",
+        down="a 2",
+        inputs=[IDS],
+    ),
+    case(
+        "index",
+        lambda p, ids: p.table[ids].sum((0, 1)) @ p.down,
+        cut="table:1",
+        frozen={"table:0": "its positions are named by data (index)"},
+        table="5 a",
+        down="a 2",
+        inputs=[IDS],
+    ),
+    case(
+        "index",
+        lambda p, ids: p.cube[ids[0], :, ids[1]].sum(0) @ p.down + p.cube[:, :, ids].sum((0, 2, 3)) @ p.down,
+        cut="cube:1",
+        cube="5 a 4",
+        down="a 2",
+        inputs=[IDS],
+    ),
+    case(
+        "_unsafe_index",
+        lambda p, ids: aten._unsafe_index(p.table, [ids]).sum((0, 1)) @ p.down,
+        cut="table:1",
+        table="5 a",
+        down="a 2",
+        inputs=[IDS],
+    ),
+    case(
+        "gather take_along_dim",
+        lambda p, x: (
+            (p.table.gather(0, (p.where > 0).long()) + p.table.take_along_dim((p.where < 0).long(), 0)).sum(0)
+            @ p.down
+            * x.sum()
+        ),
+        cut="table:1 where:1",
+        frozen={"table:0": "its positions are named by data (gather)"},
+        table="5 a",
+        where="3 a",
+        down="a 2",
+    ),
+    case(
+        "gather",
+        lambda p, ids: p.table.gather(0, ids).sum() + p.table.take_along_dim(ids[:, :1], 0).sum(),
+        table="5 6",
+        frozen={"table:0": "named by data", "table:1": "only its first positions are gathered"},
+        inputs=[IDS],
+    ),
+    case(
+        "take_along_dim",
+        lambda p, ids: p.table.take_along_dim(ids[:, :1], 0).sum() + p.other.take_along_dim(ids[0]).sum(),
+        table="5 6",
+        other="a b",
+        frozen={"table:0": "and it is broadcast", "table:1": "and it is broadcast", "other:0": "and it is broadcast"},
+        inputs=[IDS],
+    ),
+    case(
+        "scatter scatter_add scatter_reduce index_put index_add index_copy masked_scatter put",
+        lambda p, ids: (
+            p.up.scatter(0, ids, 1.0)
+            + p.up.scatter_add(0, ids, p.up)
+            + p.up.scatter_reduce(0, ids, p.up, "sum")
+            + p.up.index_put([ids[0]], p.row)
+            + p.up.index_add(0, ids[0], p.three)
+            + p.up.index_copy(0, ids[0], p.three)
+            + p.up.masked_scatter(p.up > 0, p.up)
+            + p.up.put(ids, p.three[:2])
+        ).sum(),
+        frozen={
+            "up:0": "its positions are written where data says",
+            "up:1": "its positions are written where data says",
+        },
+        up="4 3",
+        row="3",
+        three="3 3",
+        inputs=[IDS],
+    ),
+    case(
+        "one_hot",
+        lambda p, ids: F.one_hot(ids, 4).double() @ p.table @ p.down,
+        cut="table:1",
+        frozen={"table:0": "it counts values"},
+        table="4 a",
+        down="a 2",
+        inputs=[IDS],
+    ),
+]
+
+# --- convolutions -----------------------------------------------------------------------------------------------------
+
+SPATIAL = "it is a spatial dim that a window runs over"
+IMAGE = ["2 3 6 6"]
+
+CONVOLUTIONS: list[Case] = [
+    case(
+        "conv1d",
+        lambda p, x: F.conv1d(F.conv1d(x, p.up, p.bias).relu(), p.down),
+        cut="up:0 bias:0 down:1",
+        frozen={"up:2": SPATIAL},
+        up="a 3 2",
+        bias="a",
+        down="2 a 3",
+        inputs=["2 3 7"],
+    ),
+    case(
+        "conv1d", lambda p, x: F.conv1d(F.conv1d(x, p.up), p.down), cut="up:0", up="a 3 2", down="2 a 3", inputs=["3 7"]
+    ),
+    case(
+        "conv2d",
+        lambda p, x: F.conv2d(F.conv2d(x, p.up, padding=1, stride=2).exp(), p.down, dilation=2).sum((2, 3)),
+        cut="up:0 down:1",
+        up="a 3 3 3",
+        down="2 a 2 2",
+        inputs=IMAGE,
+    ),
+    case(
+        "conv3d",
+        lambda p, x: F.conv3d(F.conv3d(x, p.up).relu(), p.down),
+        cut="up:0",
+        up="a 3 1 1 1",
+        down="2 a 2 2 2",
+        inputs=["2 3 2 3 3"],
+    ),
+    case(
+        "conv2d",
+        lambda p, x: F.conv2d(F.conv2d(F.conv2d(x, p.up), p.deep, groups=p.a).relu(), p.down),
+        cut="up:0 deep:0 down:1",
+        up="a 3 1 1",
+        deep="a 1 3 3",
+        down="2 a 1 1",
+        inputs=IMAGE,
+    ),
+    case(
+        "conv2d",
+        lambda p, x: F.conv2d(F.conv2d(F.conv2d(x, p.up), p.deep, p.bias, groups=p.a).relu(), p.down),
+        cut="up:0 deep:0 bias:0 down:1",
+        up="a*b 3 1 1",
+        deep="a*c b 3 3",
+        bias="a*c",
+        down="2 a*c 1 1",
+        inputs=IMAGE,
+    ),
+    case(
+        "conv2d",
+        lambda p, x: F.conv2d(x @ p.side, p.up).sum((1, 2, 3)),
+        cut="up:0",
+        frozen={"side:1": SPATIAL},
+        side="6 b",
+        up="a 3 1 1",
+        inputs=IMAGE,
+    ),
+    case(
+        "conv2d",
+        lambda p, x: F.conv2d(
+            (x[:, 0, 0] @ p.up)[..., None, None].cos(), (x[0, 0, :2] @ p.other)[..., None, None].cos()
+        ),
+        frozen={"up:1": f"a convolution {NOT_ZERO}"},
+        up="6 a",
+        other="6 a",
+        inputs=IMAGE,
+    ),
+    case(
+        "conv_transpose1d conv_transpose2d conv_transpose3d",
+        lambda p, x: F.conv_transpose3d(
+            F.conv_transpose2d(F.conv_transpose1d(x[:, :, 0], p.one, p.bias)[:, :, None], p.two, stride=2)[:, :, None],
+            p.three,
+        ),
+        cut="one:1 bias:0 two:1 three:0",
+        one="3 a 2",
+        bias="a",
+        two="a b 2 2",
+        three="b 2 1 1 1",
+        inputs=IMAGE,
+    ),
+    case(
+        "conv_transpose2d",
+        lambda p, x: F.conv2d(F.conv_transpose2d(F.conv2d(x, p.up), p.deep, p.bias, groups=p.a).relu(), p.down),
+        cut="up:0 deep:0 deep:1 bias:0",
+        up="a*b 3 1 1",
+        deep="a*b c 3 3",
+        bias="a*c",
+        down="2 a*c 1 1",
+        inputs=IMAGE,
+    ),
+    case(
+        "convolution _convolution",
+        lambda p, x: aten._convolution(
+            aten.convolution(x, p.up, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1),
+            p.down,
+            None,
+            [1, 1],
+            [0, 0],
+            [1, 1],
+            True,
+            [0, 0],
+            1,
+            False,
+            False,
+            False,
+            False,
+        ),
+        cut="up:0 down:0",
+        up="a 3 1 1",
+        down="a 2 1 1",
+        inputs=IMAGE,
+    ),
+    case(
+        "conv2d",
+        lambda p, x: F.linear(F.conv2d(x, p.up).relu().flatten(1), p.down),
+        cut="up:0 down:1",
+        up="a 3 1 1",
+        down="2 36*a",
+        inputs=IMAGE,
+    ),
+    case(
+        "max_pool1d avg_pool1d max_pool1d_with_indices adaptive_max_pool1d adaptive_avg_pool1d upsample_nearest1d upsample_linear1d _upsample_nearest_exact1d "
+        "reflection_pad1d replication_pad1d",
+        lambda p, x: pooled(p, F.conv1d(x, p.up), 1),
+        cut="up:0 down:0",
+        up="a 3 1",
+        down="a 2",
+        inputs=["2 3 6"],
+    ),
+    case(
+        "max_pool2d avg_pool2d max_pool2d_with_indices adaptive_max_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d "
+        "upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad2d replication_pad2d",
+        lambda p, x: pooled(p, F.conv2d(x, p.up), 2),
+        cut="up:0 down:0",
+        up="a 3 1 1",
+        down="a 2",
+        inputs=IMAGE,
+    ),
+    case(
+        "max_pool3d avg_pool3d max_pool3d_with_indices adaptive_max_pool3d adaptive_avg_pool3d upsample_nearest3d upsample_trilinear3d reflection_pad3d "
+        "replication_pad3d",
+        lambda p, x: pooled(p, F.conv3d(x, p.up), 3),
+        cut="up:0 down:0",
+        up="a 3 1 1 1",
+        down="a 2",
+        inputs=["2 3 4 4 4"],
+    ),
+    case("max_pool2d", lambda p, x: F.max_pool2d(F.conv2d(x, p.up), 2).sum(1), cut="up:0", up="a 3 1 1", inputs=IMAGE),
+    case(
+        "max_pool2d_with_indices",
+        lambda p, x: F.max_pool2d(F.conv2d(x, p.up), 2, return_indices=True)[1].sum(1),
+        frozen={"up:0": NOT_ZERO},
+        up="a 3 1 1",
+        inputs=IMAGE,
+    ),
+    case(
+        "grid_sampler grid_sampler_2d",
+        lambda p, x: (
+            (
+                F.grid_sample(F.conv2d(x, p.up), x[:, 0, :, :4].unflatten(-1, (2, 2)), align_corners=False)
+                + aten.grid_sampler_2d(F.conv2d(x, p.up), x[:, 0, :, :4].unflatten(-1, (2, 2)), 0, 0, False)
+            ).sum((2, 3))
+            @ p.down
+        ),
+        cut="up:0",
+        up="a 3 1 1",
+        down="a 2",
+        inputs=IMAGE,
+    ),
+    case(
+        "grid_sampler",
+        lambda p, x: F.grid_sample(p.images, p.grids, align_corners=False).sum((0, 2, 3)) @ p.down * x.sum(),
+        cut="images:1",
+        frozen={"images:0": "it says where a grid is sampled", "grids:0": "it says where a grid is sampled"},
+        images="a b 3 3",
+        grids="a 2 2 2",
+        down="b 2",
+    ),
+    case(
+        "pixel_shuffle pixel_unshuffle",
+        lambda p, x: F.conv2d(F.pixel_unshuffle(F.pixel_shuffle(F.conv2d(x, p.up), 2), 3), p.down),
+        cut="up:0 down:1",
+        up="4*a 3 1 1",
+        down="2 9*a 1 1",
+        inputs=IMAGE,
+    ),
+]
+
+
+def pooled(p: Small, x: Tensor, dims: int) -> Tensor:
+    """Every window operator of a number of spatial dims, added up over positions, then ``down``."""
+    size = [2] * dims
+    found = [
+        first(getattr(aten, f"{name}{dims}d")(x, size))
+        for name in ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool")
+    ]
+    found += list(getattr(aten, f"max_pool{dims}d_with_indices")(x, size))
+    found += [getattr(aten, f"{name}{dims}d")(x, [1] * (2 * dims)) for name in ("reflection_pad", "replication_pad")]
+    if dims == 2:
+        found.append(aten._adaptive_avg_pool2d(x, size))
+        found += [
+            f(x, [8, 8], False)
+            for f in (aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa, aten.upsample_bicubic2d)
+        ]
+    if dims < 3:
+        found.append(getattr(aten, f"_upsample_nearest_exact{dims}d")(x, [8] * dims))
+    found.append(getattr(aten, f"upsample_nearest{dims}d")(x, [8] * dims))
+    found.append(
+        getattr(aten, f"upsample_{('linear', 'bilinear', 'trilinear')[dims - 1]}{dims}d")(x, [8] * dims, False)
+    )
+    return total([value.double().flatten(2).sum(2) for value in found]) @ p.down
+
+
+# --- tensors from nothing ---------------------------------------------------------------------------------------------
+
+CREATION: list[Case] = [
+    case(
+        "full zeros ones new_full new_zeros new_ones",
+        lambda p, x: (
+            total(
+                [
+                    torch.full((p.a,), 2.0),
+                    torch.zeros(p.a),
+                    torch.ones(p.a),
+                    x.new_full((p.a,), 3.0),
+                    x.new_zeros(p.a),
+                    x.new_ones(p.a),
+                ]
+            )
+            * p.row
+            @ p.down
+            * x.sum()
+        ),
+        cut="row:0 down:0",
+        row="a",
+        down="a 2",
+    ),
+    case(
+        "zeros",
+        lambda p, x: (torch.zeros(p.a).cos() * p.up.cos()).sum(-1) * x.sum(),
+        frozen={"up:1": NOT_ZERO},
+        up="3 a",
+    ),
+    case(
+        "empty new_empty empty_like",
+        lambda p, x: (
+            (
+                p.row
+                + torch.zeros_like(torch.empty(p.a))
+                + torch.zeros_like(x.new_empty(p.a))
+                + torch.zeros_like(torch.empty_like(p.row))
+            )
+            @ p.down
+            * x.sum()
+        ),
+        cut="row:0",
+        row="a",
+        down="a 2",
+    ),
+    case(
+        "full_like zeros_like ones_like",
+        lambda p, x: (
+            (torch.full_like(p.row, 2) + torch.zeros_like(p.row) + torch.ones_like(p.row)) * p.row @ p.down * x.sum()
+        ),
+        cut="row:0",
+        row="a",
+        down="a 2",
+    ),
+    case(
+        "scalar_tensor",
+        lambda p, x: (h(p, x) * aten.scalar_tensor(2.0, dtype=torch.float64)).sum(-1),
+        cut="up:1",
+        up="3 a",
+    ),
+    case(
+        "arange linspace logspace hann_window",
+        lambda p, x: (
+            (
+                h(p, x)
+                + torch.arange(p.a)
+                + torch.linspace(0, 1, p.a)
+                + torch.logspace(0, 1, p.a)
+                + torch.hann_window(p.a)
+            )
+            @ p.down
+        ),
+        cut="up:1 down:0",
+        up="3 a",
+        down="a 2",
+    ),
+    case("arange", lambda p, x: (h(p, x) + torch.arange(p.a)).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case(
+        "eye tril_indices triu_indices",
+        lambda p, x: (
+            (torch.eye(p.a) @ p.up).sum() * x + (torch.tril_indices(p.a, p.a) + torch.triu_indices(p.a, p.a)).sum()
+        ),
+        frozen={"up:0": "makes values for all its positions together"},
+        up="a b",
+    ),
+    case(
+        "meshgrid",
+        lambda p, x: (
+            total(list(torch.meshgrid(p.left, p.right, indexing="ij"))).cos() @ p.down * x.sum()
+            + total(list(torch.meshgrid(p.left, p.right, indexing="xy"))).cos().mT @ p.down
+            + torch.meshgrid(p.right, indexing="xy")[0] @ p.down
+        ),
+        cut="right:0 down:0",
+        left="3",
+        right="b",
+        down="b 2",
+    ),
+]
+
+# --- recurrent layers and Fourier transforms --------------------------------------------------------------------------
+
+
+def layers(p: Small, gates: int, count: int) -> list[Tensor]:
+    """The weights of some directions or layers, one after the other, all of their rows ``gates`` times ``a``."""
+    names = [f"{kind}{layer}" for layer in range(count) for kind in ("into", "recur", "first", "second")]
+    return [getattr(p, name) for name in names]
+
+
+def cells(gates: int, count: int, inputs: str = "3") -> dict[str, str]:
+    """The shapes of those weights; layers after the first read what the one before gives."""
+    rows = f"{gates}*a"
+    shapes = {"into": f"{rows} {inputs}", "recur": f"{rows} a", "first": rows, "second": rows}
+    return {f"{name}{layer}": shape for layer in range(count) for name, shape in shapes.items()}
+
+
+SEQUENCE = ["2 4 3"]
+GATES = {"gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+FFT = "it is transformed as a whole (FFT)"
+FFTS = "fft_fft fft_ifft fft_rfft fft_hfft fft_fft2 fft_ifft2 fft_rfft2 fft_fftn fft_ifftn fft_rfftn fft_fftshift fft_ifftshift"
+
+RECURRENT: list[Case] = [
+    case(
+        "lstm",
+        lambda p, x: (
+            torch.lstm(x, [x.new_zeros(1, 2, p.a)] * 2, layers(p, 4, 1), True, 1, 0.0, False, False, True)[0].relu()
+            @ p.down
+        ),
+        cut="into0:0 recur0:0 recur0:1 first0:0 down:0",
+        **cells(4, 1),
+        down="a 2",
+        inputs=SEQUENCE,
+    ),
+    case(
+        "lstm",
+        lambda p, x: (
+            total(
+                [
+                    each.sum(-1).sum()
+                    for each in torch.lstm(
+                        x, [x.new_zeros(2, 2, p.a)] * 2, layers(p, 4, 2), True, 1, 0.0, False, True, True
+                    )
+                ]
+            )
+            * x
+        ),
+        cut="into0:0 into1:0 recur0:1",
+        **cells(4, 2),
+        inputs=SEQUENCE,
+    ),
+    case(
+        "lstm",
+        lambda p, x: (
+            torch.lstm(
+                x,
+                [x.new_zeros(1, 2, p.b), x.new_zeros(1, 2, p.a)],
+                [p.into0, p.recur0, p.project],
+                False,
+                1,
+                0.0,
+                False,
+                False,
+                True,
+            )[0]
+            @ p.down
+        ),
+        frozen={"into0:0": "torch sees a projection", "project:0": "torch sees a projection"},
+        into0="4*a 3",
+        recur0="4*a b",
+        project="b a",
+        down="b 2",
+        inputs=SEQUENCE,
+    ),
+    case(
+        "lstm",
+        lambda p, x: (
+            torch.lstm(
+                x,
+                [p.start[:, None].expand(-1, 2, -1)] * 2,
+                [p.into0, p.recur0.cos()],
+                False,
+                1,
+                0.0,
+                False,
+                False,
+                True,
+            )[0]
+            @ p.down
+        ),
+        frozen={"into0:0": NOT_ZERO},
+        start="1 a",
+        into0="4*a 3",
+        recur0="4*a a",
+        down="a 2",
+        inputs=SEQUENCE,
+    ),
+    *(
+        case(
+            kind,
+            lambda p, x, kind=kind: (
+                getattr(torch, kind)(
+                    torch.cat([x @ p.up, x @ p.up], -1),
+                    x.new_zeros(1, 2, p.a),
+                    layers(p, GATES[kind], 1),
+                    True,
+                    1,
+                    0.0,
+                    False,
+                    False,
+                    True,
+                )[0].relu()
+                @ p.down
+            ),
+            cut="up:1 into0:0 into0:1 recur0:1 first0:0 down:0",
+            **cells(GATES[kind], 1, "2*b"),
+            up="3 b",
+            down="a 2",
+            inputs=SEQUENCE,
+        )
+        for kind in GATES
+    ),
+    case(
+        "lstm",
+        lambda p, x: (
+            torch.lstm(
+                x,
+                [x.new_ones(2, 2, p.a)] * 2,
+                [p.into0, p.recur0, p.into1, p.recur1],
+                False,
+                2,
+                0.0,
+                False,
+                False,
+                True,
+            )[0]
+            @ p.down
+        ),
+        cut="into0:0 into1:0 into1:1 recur1:1",
+        into0="4*a 3",
+        recur0="4*a a",
+        into1="4*a a",
+        recur1="4*a a",
+        down="a 2",
+        inputs=SEQUENCE,
+    ),
+    case(
+        "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
+        lambda p, x: (
+            (
+                aten.lstm_cell(x, [x.new_zeros(2, p.a)] * 2, p.into4, p.recur4, p.bias4)[0]
+                + aten.gru_cell(x, x.new_zeros(2, p.a), p.into3, p.recur3)
+                + aten.rnn_tanh_cell(x, x.new_zeros(2, p.a), p.into1, p.recur1)
+                + aten.rnn_relu_cell(x, x.new_zeros(2, p.a), p.into1, p.recur1)
+            )
+            .relu()
+            .sum(-1)
+        ),
+        cut="into4:0 recur4:1 bias4:0 into3:0 into1:0 recur1:1",
+        into4="4*a 3",
+        recur4="4*a a",
+        bias4="4*a",
+        into3="3*a 3",
+        recur3="3*a a",
+        into1="a 3",
+        recur1="a a",
+    ),
+    case(
+        "lstm",
+        lambda p, x: (
+            torch.lstm(
+                x[:, 0],
+                torch.tensor([2]),
+                [x.new_zeros(1, 2, p.a)] * 2,
+                [p.into0, p.recur0],
+                False,
+                1,
+                0.0,
+                False,
+                False,
+            )[0]
+            @ p.down
+        ),
+        frozen={"into0:0": "a packed sequence is not understood"},
+        into0="4*a 3",
+        recur0="4*a a",
+        down="a 2",
+        inputs=SEQUENCE,
+    ),
+    case(
+        FFTS,
+        lambda p, x: (
+            total([f((x @ p.up).mT).abs().sum() for f in each("fft_fft fft_ifft fft_rfft fft_hfft")]) * x
+            + total(
+                [
+                    f(p.up[..., None], None, [0, 2]).abs().sum()
+                    for f in each("fft_fft2 fft_ifft2 fft_rfft2 fft_fftn fft_ifftn fft_rfftn")
+                ]
+            )
+            + total([f(p.up, [0]).sum() for f in each("fft_fftshift fft_ifftshift")])
+        ),
+        cut="up:1",
+        up="3 a",
+    ),
+    case(
+        "fft_irfft fft_ihfft fft_irfft2 fft_irfftn view_as_real view_as_complex view_as_real_copy view_as_complex_copy",
+        lambda p, x: (
+            total(
+                [
+                    f(torch.view_as_complex(torch.stack([(x @ p.up).mT, (x @ p.up).mT], -1))).sum()
+                    for f in each("fft_irfft")
+                ]
+            )
+            + aten.fft_ihfft((x @ p.up).mT).abs().sum()
+            + total(
+                [
+                    f(aten.view_as_complex_copy(torch.stack([p.up, p.up], -1))[..., None], [4, 2], [0, 2]).sum()
+                    for f in each("fft_irfft2 fft_irfftn")
+                ]
+            )
+            + torch.view_as_real(torch.fft.fft(p.up, dim=0)).sum((0, 2)) @ p.down * x.sum()
+            + aten.view_as_real_copy(torch.fft.fft(p.up, dim=0)).sum((0, 2)) @ p.down
+        ),
+        cut="up:1 down:0",
+        up="3 a",
+        down="a 2",
+    ),
+    case(
+        "_fft_r2c _fft_c2c _fft_c2r",
+        lambda p, x: (
+            aten._fft_c2r(aten._fft_c2c(aten._fft_r2c(x @ p.up, [0], 0, True), [0], 0, True), [0], 0, 2) @ p.down
+        ),
+        cut="up:1",
+        up="3 a",
+        down="a 2",
+    ),
+    case("fft_fft", lambda p, x: torch.fft.fft(x @ p.up).abs() @ p.down, frozen={"up:1": FFT}, up="3 a", down="a 2"),
+]
+
+# --- what returns no tensor, and the rest -----------------------------------------------------------------------------
+
+REST: list[Case] = [
+    case(
+        "item _assert_scalar",
+        lambda p, x: (torch._check(p.up.sum().item() < 9999), (x @ p.down).relu() @ p.out)[1],
+        cut="down:1",
+        up="a b",
+        down="3 c",
+        out="c 2",
+    ),
+    case(
+        "item _local_scalar_dense",
+        lambda p, x: p.up.cos().sum(0)[0].item() * x + aten._local_scalar_dense(p.row.sum()),
+        frozen={"up:0": NOT_ZERO},
+        up="a b",
+        row="c",
+    ),
+    case(
+        "_assert_async",
+        lambda p, x: (aten._assert_async((p.row < 99).all()), (x @ p.up).relu() @ p.down)[1],
+        cut="up:1",
+        row="c",
+        up="3 a",
+        down="a 2",
+    ),
+    case("lift", lambda p, x: aten.lift(h(p, x).cpu()).sum(-1), cut="up:1", up="3 a"),
+    case(
+        "copy",
+        lambda p, x: (aten.copy(x @ p.other, h(p, x)) * h(p, x).cos()).sum(-1),
+        cut="up:1 other:1",
+        up="3 a",
+        other="3 a",
+    ),
+]
+
+TABLE: list[Case] = [
+    *POINTWISE,
+    *CONTRACTIONS,
+    *VIEWS,
+    *REDUCTIONS,
+    *NORMS,
+    *ATTENTION,
+    *INDEXING,
+    *CONVOLUTIONS,
+    *CREATION,
+    *RECURRENT,
+    *REST,
+]

@@ -1,0 +1,89 @@
+"""Every axis rule is sound: what it leaves to be cut can be cut, value by value; what it freezes it freezes for a reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import graphprune as gp
+from graphprune.rules import axis_rules, resize_rules
+from tests.lockstep import check_lockstep, random_plan
+from tests.rules.case import Case, Small, called, case, reasons, statuses, traced_case
+from tests.rules.table import TABLE
+
+IDS = [f"{index}-{each.ops.split()[0]}" for index, each in enumerate(TABLE)]
+
+RANDOM = "draws random numbers: no two runs agree"
+NOT_CAPTURED = "never in a graph that torch.export captures"
+NO_CASE = {
+    "aten::_grouped_mm": "takes bfloat16 rows of a multiple of 16 bytes; the rule is that of transformers::grouped_mm_fallback",
+    "aten::_unsafe_view": "becomes reshape when it is captured",
+    "aten::cuda": "needs a GPU",
+    "aten::cudnn_batch_norm": "needs a GPU",
+    "aten::pin_memory": "needs a GPU",
+    **dict.fromkeys(["aten::bernoulli", "aten::rand", "aten::rand_like", "aten::randint", "aten::randn"], RANDOM),
+    **dict.fromkeys(["aten::randn_like", "aten::randperm"], RANDOM),
+    **dict.fromkeys(["aten::allclose", "aten::equal", "aten::is_nonzero", "aten::conj", "aten::cpu"], NOT_CAPTURED),
+    **dict.fromkeys(["aten::lift_fresh", "aten::size", "aten::numel", "aten::sym_stride"], NOT_CAPTURED),
+    **dict.fromkeys(["aten::_assert_tensor_metadata", "aten::sym_constrain_range"], NOT_CAPTURED),
+    **dict.fromkeys(["aten::sym_constrain_range_for_size"], NOT_CAPTURED),
+    **dict.fromkeys(["aten::_autocast_to_full_precision", "aten::_autocast_to_reduced_precision"], NOT_CAPTURED),
+    **dict.fromkeys(["aten::sym_size", "aten::sym_numel"], "see test_sizes_that_are_inputs"),
+}
+"""Operators with a rule that have no case, and why."""
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("row", TABLE, ids=IDS)
+def test_what_the_rule_says_holds_for_every_value(row: Case, seed: int) -> None:
+    traced = traced_case(row, seed)
+    assert row.names <= called(traced)
+    for place in row.cut.split():
+        assert "prunable" in statuses(traced, place), f"{place} can't be cut: {reasons(traced, place)}"
+    for place in row.statistics.split():
+        assert "statistics" in statuses(traced, place), f"{place}: {reasons(traced, place)}"
+    for place, reason in row.frozen.items():
+        assert statuses(traced, place) == {"frozen"}
+        assert reason in reasons(traced, place)
+    if row.cut:
+        for each in range(2):
+            assert check_lockstep(traced, random_plan(traced, seed=each, slots=each == 0)) > 0
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if row.cut], ids=[i for i, row in zip(IDS, TABLE, strict=True) if row.cut]
+)
+def test_the_compact_model_is_verified(row: Case) -> None:
+    traced = traced_case(row, seed=7)
+    compact = gp.rewrite(traced, random_plan(traced), module_form=False)
+    assert compact.report is not None
+    assert compact.report.graph_error is not None
+    assert compact.parameter_count < traced.parameter_count
+
+
+def test_rules_are_for_operators_that_exist() -> None:
+    names = [name.split("::") for name in {*axis_rules, *resize_rules}]
+    assert [name for space, name in names if not hasattr(getattr(torch.ops, space), name)] == []
+
+
+def test_sizes_that_are_inputs() -> None:
+    row = case(
+        "sym_size sym_numel",
+        lambda p, x: (x @ p.up).relu().view(-1, x.shape[0], p.a) @ p.down * x.numel(),
+        up="3 a",
+        down="a 2",
+    )
+    module = Small(row, 0)
+    traced = gp.trace(module, module.inputs, dynamic_shapes=(({0: torch.export.Dim.AUTO},),))
+    assert row.names <= called(traced)
+    assert check_lockstep(traced, random_plan(traced)) > 0
+
+
+def test_every_axis_rule_has_a_case() -> None:
+    covered = {name for row in TABLE for name in row.names}
+    assert sorted(axis_rules.keys() - covered - NO_CASE.keys()) == []
+    assert sorted(NO_CASE.keys() & covered) == []
+
+
+def test_every_resize_rule_has_an_axis_rule() -> None:
+    assert resize_rules.keys() <= axis_rules.keys()

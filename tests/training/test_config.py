@@ -1,0 +1,66 @@
+"""The settings of a run."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from graphprune.errors import BudgetError, FileFormatError, ScoreError, TrainingError
+from graphprune.training.config import PruneConfig
+
+
+def test_json_gives_the_same_settings_back() -> None:
+    config = PruneConfig(
+        ratio=0.3, kinds=("channels",), multiple_of={"channels": 8}, steps=7, lora_targets=("q_proj", "v_proj")
+    )
+    assert PruneConfig.from_json(config.to_json()) == config
+    assert PruneConfig.from_json('{"ratio": 0.5}') == PruneConfig(ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"interval": 0}, "interval must be at least 1, not 0"),
+        ({"decay": 1}, "decay must be at least 0 and less than 1, not 1"),
+        ({"of": "flops"}, "of must be one of parameters, base, prunable, macs, not 'flops'"),
+        ({"learning_rate": "fast"}, "learning_rate must be of type float"),
+        ({"homogeneous": 1}, "homogeneous must be of type bool"),
+        ({"min_units": 0}, "min_units must be a number of units, or one for each kind of group, not 0"),
+        ({"window": 1}, "a window of 1 tokens predicts nothing: it must have at least 2"),
+        (
+            {"warmup": 0.5, "cooldown": 0.5},
+            "warmup (0.5) and cooldown (0.5) are shares of the training: they must not be negative, and must leave "
+            "time to prune between them",
+        ),
+    ],
+)
+def test_a_setting_out_of_range(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError) as error:
+        PruneConfig(ratio=0.5, **settings)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.5, float("nan")])
+def test_a_ratio_out_of_range(ratio: float) -> None:
+    with pytest.raises(BudgetError, match=r"^the ratio must lie between 0 and 1, not .*: 0\.5 removes half$"):
+        PruneConfig(ratio=ratio)
+
+
+def test_an_unknown_criterion() -> None:
+    with pytest.raises(ScoreError, match="there is no criterion 'best'"):
+        PruneConfig(ratio=0.5, criterion="best")
+
+
+def test_settings_that_are_no_json() -> None:
+    with pytest.raises(FileFormatError, match=r"^run\.json is not a JSON object of settings with at least a ratio$"):
+        PruneConfig.from_json("[]", "run.json")
+    with pytest.raises(
+        FileFormatError, match=r"^run\.json does not hold the settings of a run: there is no setting 'intervall'"
+    ):
+        PruneConfig.from_json('{"ratio": 0.5, "intervall": 3}', "run.json")
+
+
+def test_difference_names_the_first_setting_that_matters() -> None:
+    config = PruneConfig(ratio=0.5)
+    assert config.difference(replace(config, save_steps=3)) is None
+    assert config.difference(replace(config, ratio=0.2, seed=1)) == "ratio=0.5 and not 0.2"
