@@ -72,12 +72,12 @@ def config_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
         units = members[0].units
         if any(_is_computed(traced, member.parameter) for group in members for member in group.members):
             continue
-        patched = _config(probe(traced, members, units - 1)).to_dict()
+        patched = _config(probe(traced, members, units - 1, device="meta")).to_dict()
         changed = {name: value for name, value in config.to_dict().items() if value != patched[name]}
         counts = range(units - 1, 0, -1)
         if units <= MOST_COUNTED:
             counts = [n for n in counts if _accepts(config, {name: old * n // units for name, old in changed.items()})]
-        if counts and builds_alike(probe(traced, members, counts[0])):
+        if counts and builds_alike(probe(traced, members, counts[0], device="meta")):
             found[family] = tuple(counts)
     return found
 
@@ -91,19 +91,19 @@ def _accepts(config: Any, changes: Mapping[str, Any]) -> bool:
     return True
 
 
-def probe(traced: TracedModel, groups: Sequence[PruningGroup], count: int) -> nn.Module:
+def probe(traced: TracedModel, groups: Sequence[PruningGroup], count: int, device: str = "cpu") -> nn.Module:
     """The module form, full of zeros, with the first ``count`` units of each of these groups."""
     keep: Keep = {g.atom.id: Kept(torch.arange(g.units) < count) for g in groups}
-    return zero_module(traced, keep)
+    return zero_module(traced, keep, device)
 
 
-def zero_module(traced: TracedModel, keep: Keep) -> nn.Module:
-    """The module form with zeros for its values."""
+def zero_module(traced: TracedModel, keep: Keep, device: str = "cpu") -> nn.Module:
+    """The module form with zeros for its values; on the meta device where only its shapes are of interest."""
     tensors: dict[str, Tensor] = {}
     for name, info in traced.table.items():
         known = name in traced.inference.parameter_dims
         shape = [kept_size(axis, keep) for axis in traced.inference.axes(name)] if known else info.shape
-        tensors[name] = torch.zeros(shape, dtype=traced.program.tensor(name).dtype)
+        tensors[name] = torch.zeros(shape, dtype=traced.program.tensor(name).dtype, device=device)
     return patch_modules(traced.program, traced.inference, traced.groups, keep, tensors)
 
 

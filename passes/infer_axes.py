@@ -2,7 +2,8 @@
 
 1. Parameters, buffers and constants get a new axis for each dim; a tied parameter has the same axes under each name.
 2. Inputs and outputs of the graph are frozen.
-3. Each call is handed to the axis rule of its operator; without a rule everything that touches it is frozen.
+3. Graphs inside the graph (the branches of a condition, the body of a loop) are walked with the dims that enter them.
+4. Each call is handed to the axis rule of its operator; without a rule everything that touches it is frozen.
 
 ::
 
@@ -13,76 +14,121 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import fx
 
-from ..axes import Solver
+from ..axes import Axis, Solver
+from ..errors import CaptureError
 from ..program import Inference, ParameterInfo, Program, fetch
-from ..rules import Call, Dims, Result, axis_rules
+from ..rules import Call, Dims, Result, axis_rules, control_rules
 from ..rules.registry import bound_arguments, operator_name, shape_of
 
 
 def infer_axes(program: Program) -> Inference:
     """The axes of a traced graph. Work is linear in its nodes."""
-    solver: Solver[fx.Node] = Solver()
-    known: dict[fx.Node, Result] = {}
-    remembered: dict[fx.Node, tuple[object, ...]] = {}
-    parameter_dims: dict[str, Dims] = {}
-    names = {alias: info.name for info in program.table.values() for alias in (info.name, *info.aliases)}
-    canonical: dict[str, str] = {}
-    for node in program.graph.graph.nodes:
-        match node.op:
-            case "get_attr":
-                canonical[node.target] = name = names.get(node.target, node.target)
-                tensor = _attribute(program.graph, node.target)
-                if tensor is None:
-                    continue  # a sub-graph of a higher-order operator
-                if name not in parameter_dims:
-                    zero = name in program.table and not program.table[name].is_buffer
-                    parameter_dims[name] = Dims(
-                        tuple(solver.fresh(size) for size in tensor.shape), (zero,) * tensor.ndim
-                    )
-                known[node] = parameter_dims[name]
-            case "placeholder":
-                shape = shape_of(node.meta.get("val")) or ()
-                dims = Dims(tuple(solver.fresh(size) for size in shape), (False,) * len(shape))
-                for axis in dims.axes:
-                    solver.freeze(axis, "it is a dim of an input", node)
-                known[node] = dims
-            case "output":
-                used: list[fx.Node] = []
-                fx.map_arg(node.args, used.append)
-                for each in used:
-                    result = known.get(each)
-                    for dims in result if isinstance(result, tuple) else (result,):
-                        for axis in dims.axes if dims else ():
-                            solver.freeze(axis, "it is a dim of an output", each)
-            case _:
-                known[node] = _infer_call(node, solver, known, remembered)
-    return Inference(solver, known, remembered, parameter_dims, canonical)  # type: ignore[arg-type]
+    walk = _Walk(program)
+    walk.graph(program.graph, "", None)
+    return Inference(walk.solver, walk.known, walk.remembered, walk.parameter_dims, walk.canonical)
 
 
-def _infer_call(
-    node: fx.Node,
-    solver: Solver[fx.Node],
-    known: Mapping[fx.Node, Result],
-    remembered: dict[fx.Node, tuple[object, ...]],
-) -> Result:
-    if node.target is operator.getitem:
-        source = known.get(node.args[0])  # type: ignore[arg-type]
-        if isinstance(source, tuple):
-            return source[node.args[1]]  # type: ignore[index]
-    call = Call(node, solver, known, remembered, bound_arguments(node))  # type: ignore[arg-type]
-    rule = axis_rules.get(operator_name(node.target))
-    if rule is None:
-        if not call.tensors():
-            return call.fixed_outputs(f"there is no axis rule for {node.target}") if "val" in node.meta else None
-        return call.opaque(f"there is no axis rule for {node.target}; add one with @axis_rule")
-    result = rule(call)
-    _check_sizes(node, result)
-    return result
+@dataclass
+class _Walk:
+    """The state of one inference: what is known of each node, in the graph and in the graphs inside it."""
+
+    program: Program
+    solver: Solver[fx.Node] = field(default_factory=Solver)
+    known: dict[fx.Node, Result] = field(default_factory=dict)
+    remembered: dict[fx.Node, tuple[Axis, ...]] = field(default_factory=dict)
+    parameter_dims: dict[str, Dims] = field(default_factory=dict)
+    canonical: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        table = self.program.table.values()
+        self.names = {alias: info.name for info in table for alias in (info.name, *info.aliases)}
+
+    def graph(self, module: fx.GraphModule, path: str, inputs: Sequence[Dims | None] | None) -> list[Dims | None]:
+        """Walk over a graph, ``inputs`` given for one inside another; returns the dims of its outputs."""
+        given = iter(inputs or ())
+        for node in module.graph.nodes:
+            match node.op:
+                case "get_attr":
+                    self.known[node] = self._attribute(module, node.target, path)
+                case "placeholder":
+                    self.known[node] = self._input(node) if inputs is None else next(given)
+                case "output":
+                    results = self._flat(node.args[0])
+                    if inputs is None:
+                        self._freeze_outputs(node, results)
+                    return results
+                case _:
+                    self.known[node] = self._call(module, node, path)
+        return []
+
+    def _attribute(self, module: fx.GraphModule, target: str, path: str) -> Dims | None:
+        full = path + target
+        name = self.names.get(full, full)
+        try:
+            tensor = fetch(module, target)
+        except AttributeError:
+            return None  # a graph inside this one
+        self.canonical[full] = name
+        if name not in self.parameter_dims:
+            zero = name in self.program.table and not self.program.table[name].is_buffer
+            axes = tuple(self.solver.fresh(size) for size in tensor.shape)
+            self.parameter_dims[name] = Dims(axes, (zero,) * tensor.ndim)
+        return self.parameter_dims[name]
+
+    def _input(self, node: fx.Node) -> Dims:
+        shape = shape_of(node.meta.get("val")) or ()
+        dims = Dims(tuple(self.solver.fresh(size) for size in shape), (False,) * len(shape))
+        for axis in dims.axes:
+            self.solver.freeze(axis, "it is a dim of an input", node)
+        return dims
+
+    def _flat(self, outputs: Any) -> list[Dims | None]:
+        found: list[Dims | None] = []
+        for each in outputs if isinstance(outputs, (tuple, list)) else [outputs]:
+            result = self.known.get(each) if isinstance(each, fx.Node) else None
+            found.extend(result if isinstance(result, tuple) else [result])
+        return found
+
+    def _freeze_outputs(self, node: fx.Node, results: Sequence[Dims | None]) -> None:
+        sources: list[fx.Node] = []
+        fx.map_arg(node.args, sources.append)
+        for each in sources:
+            result = self.known.get(each)
+            for dims in result if isinstance(result, tuple) else (result,):
+                for axis in dims.axes if dims else ():
+                    self.solver.freeze(axis, "it is a dim of an output", each)
+
+    def _call(self, module: fx.GraphModule, node: fx.Node, path: str) -> Result:
+        if node.target is operator.getitem:
+            source = self.known.get(node.args[0])  # type: ignore[arg-type]
+            if isinstance(source, tuple):
+                return source[node.args[1]]  # type: ignore[index]
+        call = Call(node, self.solver, self.known, self.remembered, bound_arguments(node))
+        name = operator_name(node.target)
+        control = control_rules.get(name)
+        if control is not None:
+
+            def run(graph: fx.Node, inputs: Sequence[Dims | None]) -> list[Dims | None]:
+                inner = module.get_submodule(str(graph.target))
+                if not isinstance(inner, fx.GraphModule):
+                    raise CaptureError(f"{graph.target} of {name} is not a graph")
+                return self.graph(inner, f"{path}{graph.target}.", inputs)
+
+            return control(call, run)
+        rule = axis_rules.get(name)
+        if rule is None:
+            if not call.tensors():
+                return call.fixed_outputs(f"there is no axis rule for {node.target}") if "val" in node.meta else None
+            return call.opaque(f"there is no axis rule for {node.target}; add one with @gp.rule")
+        result = rule(call)
+        _check_sizes(node, result)
+        return result
 
 
 def _check_sizes(node: fx.Node, result: Result) -> None:
@@ -93,13 +139,6 @@ def _check_sizes(node: fx.Node, result: Result) -> None:
         shape = shape_of(tensor)
         if dims is not None and shape is not None and tuple(axis.size for axis in dims.axes) != shape:
             raise AssertionError(f"the axis rule of {node.target} gave {[str(axis) for axis in dims.axes]} for {shape}")
-
-
-def _attribute(graph: fx.GraphModule, target: str) -> torch.Tensor | None:
-    try:
-        return fetch(graph, target)
-    except AttributeError:
-        return None
 
 
 def info_of(program: Program, name: str) -> ParameterInfo:

@@ -28,18 +28,37 @@ EXPLICIT_SPLIT = torch.ops.aten.split_with_sizes.default
 
 def recompute_shapes(program: Program, inference: Inference, keep: Keep, tensors: dict[str, Tensor]) -> fx.GraphModule:
     """The graph over ``tensors``, by canonical name, whose axes are cut to ``keep``."""
-    old = program.graph
+    compact = _recompute(program.graph, "", inference, keep, tensors)
+    for name, value in program.graph.__dict__.items():
+        if name in ("_in_spec", "_out_spec"):
+            setattr(compact, name, value)
+    return compact
+
+
+def _recompute(
+    old: fx.GraphModule, path: str, inference: Inference, keep: Keep, tensors: dict[str, Tensor]
+) -> fx.GraphModule:
+    """The compact form of a graph, which stands at ``path`` inside the traced one, and of the graphs inside it."""
     graph = fx.Graph()
     graph.set_codegen(copy.deepcopy(old.graph._codegen))
     copies: dict[fx.Node, fx.Node] = {}
     attributes: dict[str, Any] = {}
     for node in old.graph.nodes:
         copies[node] = new = graph.node_copy(node, lambda used: copies[used])
-        if node.op == "get_attr" and node.target in inference.canonical:
-            new.target = inference.canonical[node.target]
-        if node.op == "call_function" and operator_name(node.target) in cut_afterwards:
+        if node.op == "get_attr":
+            value = _attribute(old, node.target)
+            if isinstance(value, fx.GraphModule):
+                attributes[node.target] = _recompute(value, f"{path}{node.target}.", inference, keep, tensors)
+            else:
+                name = inference.canonical[path + node.target]
+                # names of the module are its own; those of constants inside another graph stay where they are
+                new.target = node.target if path else name
+                attributes[new.target] = tensors[name]
+        if node.op != "call_function":
+            continue
+        if operator_name(node.target) in cut_afterwards:
             copies[node] = _choose_kept(graph, new, inference.dims[node], inference, keep, attributes)
-        rule = resize_rules.get(operator_name(node.target)) if node.op == "call_function" else None
+        rule = resize_rules.get(operator_name(node.target))
         if rule is None:
             continue
         resize = Resize(
@@ -53,15 +72,7 @@ def recompute_shapes(program: Program, inference: Inference, keep: Keep, tensors
         changed = {name: value for name, value in rule(resize).items() if value != resize.arguments.get(name, _ABSENT)}
         if changed:
             _put(new, changed, copies)
-    for node in graph.nodes:
-        if node.op == "get_attr" and node.target not in attributes:
-            found = tensors.get(node.target)
-            attributes[node.target] = found if found is not None else _attribute(old, node.target)
-    compact = fx.GraphModule(attributes, graph)
-    for name, value in old.__dict__.items():
-        if name in ("_in_spec", "_out_spec"):
-            setattr(compact, name, value)
-    return compact
+    return fx.GraphModule(attributes, graph)
 
 
 _ABSENT = object()

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..axes import Axis
 from ..errors import VerificationError
 from ..masks import Keep, SlotOutsideError, keep_mask
-from ..program import Inference, Program, fetch
+from ..program import Inference, Program, fetch, has
 from ..rules import Dims
 from .build_groups import location
 from .slice_parameters import DimMasks, is_zero_where_masked, parameter_masks, slice_tensor, zero_masked
@@ -270,7 +270,8 @@ def _tensors(outputs: Any) -> list[Tensor]:
 
 
 def _attributes(graph: fx.GraphModule) -> list[str]:
-    return list(dict.fromkeys(node.target for node in graph.graph.nodes if node.op == "get_attr"))
+    named = dict.fromkeys(node.target for node in graph.graph.nodes if node.op == "get_attr")
+    return [name for name in named if has(graph, name)]
 
 
 def _promoted(graph: fx.GraphModule, dtype: torch.dtype | None) -> fx.GraphModule:
@@ -285,6 +286,9 @@ def _promoted(graph: fx.GraphModule, dtype: torch.dtype | None) -> fx.GraphModul
     for node in copied.graph.nodes:
         node.args = fx.node.map_aggregate(node.args, promote)
         node.kwargs = fx.node.map_aggregate(node.kwargs, promote)
+    for name, inner in list(copied.named_children()):
+        if isinstance(inner, fx.GraphModule):
+            setattr(copied, name, _promoted(inner, dtype))
     return copied
 
 

@@ -105,8 +105,8 @@ def test_plan_that_cuts_a_rank_is_refused() -> None:
     with pytest.raises(PlanError) as caught:
         gp.rewrite(traced, plan, adapters="merge")
     assert str(caught.value) == (
-        f"the plan cuts {name}, the rank of an adapter, which is gone once the adapter is merged: keep the adapters, with "
-        'gp.rewrite(traced, plan, adapters="keep"), or make a plan without lora_rank'
+        f"the plan cuts {name}, the rank of an adapter, which is gone once the adapter is merged: keep the adapters, "
+        'with gp.rewrite(traced, plan, adapters="keep"), or make a plan without lora_rank'
     )
 
 
@@ -147,5 +147,6 @@ def test_plain_model_shares_the_weights() -> None:
 
 
 def test_peft_is_not_imported_for_models_without_adapters() -> None:
-    code = "import sys, graphprune, torch; graphprune.trace(torch.nn.Linear(3, 5), torch.ones(2, 3)); print('peft' in sys.modules)"
+    code = "import sys, graphprune, torch; graphprune.trace(torch.nn.Linear(3, 5), torch.ones(2, 3)); "
+    code += "print('peft' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -113,7 +113,14 @@ def test_inspect_every_group_of_a_kind_with_adapters(model: Path) -> None:
     result = run("inspect", model, "--lora", "--all", "--kind", "lora_rank")
     rows = [line for line in result.stdout.splitlines() if ":lora_rank" in line]
     assert len(rows) == 14
-    assert rows[0].split() == ["base_model.model.model.layers.0.self_attn.q_proj:lora_rank", "8", "2", "64", "rank", "(1)"]
+    assert rows[0].split() == [
+        "base_model.model.model.layers.0.self_attn.q_proj:lora_rank",
+        "8",
+        "2",
+        "64",
+        "rank",
+        "(1)",
+    ]
     assert result.stdout.endswith("\n(1) the rank of an adapter is cut only when asked for\n")
 
 
@@ -133,8 +140,8 @@ def test_inspect_a_kind_that_no_group_has(model: Path) -> None:
 
 def test_inspect_a_directory_without_a_model(tmp_path: Path) -> None:
     assert failure(run("inspect", tmp_path)) == (
-        f"There is no config.json in {tmp_path}: it is not a Hugging Face model directory; name one that save_pretrained "
-        "wrote."
+        f"There is no config.json in {tmp_path}: it is not a Hugging Face model directory; name one that "
+        "save_pretrained wrote."
     )
 
 
@@ -420,7 +427,16 @@ def test_an_interrupted_demo_leaves_nothing(
 def test_the_demo_on_the_real_model(tmp_path: Path) -> None:
     output = tmp_path / "demo"
     start = time.monotonic()
-    command = [sys.executable, "-c", "from graphprune.cli import main; main()", "demo", "--steps", "10", "-o", str(output)]
+    command = [
+        sys.executable,
+        "-c",
+        "from graphprune.cli import main; main()",
+        "demo",
+        "--steps",
+        "10",
+        "-o",
+        str(output),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert time.monotonic() - start < 600

@@ -71,6 +71,8 @@ def product(*axes: Axis) -> Axis:
     factors = [axis for axis in factors if axis.size != 1]
     if not factors:
         return ONE
+    if not all(axis.size for axis in factors):
+        return EMPTY
     if len(factors) == 1:
         return factors[0]
     if isinstance(factors[0], Sum):

@@ -143,7 +143,9 @@ def inspect(
     model: Model,
     json: Annotated[bool, typer.Option("--json", help="Print the form for machines, members included.")] = False,
     every: Annotated[bool, typer.Option("--all", help="A row for each group, not for each family of them.")] = False,
-    lora: Annotated[bool, typer.Option("--lora", help="Put LoRA adapters on the linear layers first, as prune does.")] = False,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Put LoRA adapters on the linear layers first, as prune does.")
+    ] = False,
     kind: Annotated[list[Kind] | None, typer.Option(help="Only groups of this kind (may be repeated).")] = None,
 ) -> None:
     """Show the pruning groups of a model; its weights are not needed."""
@@ -183,7 +185,9 @@ def prune(
     output: Output,
     text: Text = None,
     criterion: Annotated[CriterionName, typer.Option(help="How units are scored.")] = CriterionName.lora,
-    variant: Annotated[Variant, typer.Option(help="The lora criterion as in the paper, or in its code.")] = Variant.paper,
+    variant: Annotated[
+        Variant, typer.Option(help="The lora criterion as in the paper, or in its code.")
+    ] = Variant.paper,
     of: Annotated[Of, typer.Option(help="What the ratio is a share of; base: all but the adapters.")] = Of.base,
     homogeneous: Annotated[
         bool,

@@ -103,8 +103,10 @@ def demo(
         scratch = directory / "scratch"
         variants = [_measure("dense", dense, None, meta, held_out, scratch / "dense.onnx")]
 
-        with stage("prune at once, without tuning"):
-            compact = rewrite(*plan_at_once(load_model(source)[0], training, config), adapters="merge")
+        with stage("score once and select, without tuning"):
+            traced, plan = plan_at_once(load_model(source)[0], training, config)
+        with stage("merge the adapters, rewrite and verify"):
+            compact = rewrite(traced, plan, adapters="merge")
         say(f"  {compact.ratio:.1%} of the parameters removed, {checked(compact)}")
         variants.append(
             _measure("pruned, untuned", compact.module, compact.plan, meta, held_out, scratch / "untuned.onnx")
@@ -148,7 +150,7 @@ def demo(
 
 
 def demo_config(ratio: float, steps: int, seed: int) -> PruneConfig:
-    """The settings: those of LoRAPrune, but for a short tuning a larger learning rate, and pruning at shorter intervals."""
+    """The settings: those of LoRAPrune, but with a larger learning rate and shorter intervals, since tuning is short."""
     return PruneConfig(
         ratio=ratio,
         steps=steps,

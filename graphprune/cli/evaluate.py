@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,8 @@ def measured(model: Opened, ids: torch.Tensor) -> Measurement:
 
 def milliseconds(models: Sequence[Opened], ids: Sequence[torch.Tensor], *, runs: int = 5) -> list[float]:
     """The least time of a forward pass of each model over its ids, all measured in turn."""
-    return interleaved_milliseconds(
-        [lambda model=model, each=each: model.forward(input_ids=each) for model, each in zip(models, ids, strict=True)],
-        runs=runs,
-    )
+    forwards = [partial(model.forward, input_ids=each) for model, each in zip(models, ids, strict=True)]
+    return interleaved_milliseconds(forwards, runs=runs)
 
 
 def _with_time(row: Measurement, model: Opened, time: float) -> Measurement:

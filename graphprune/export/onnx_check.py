@@ -117,8 +117,8 @@ def feeds(session: Any, sample: Inputs) -> dict[str, Any]:
 def compare(module: nn.Module, session: Any, sample: Inputs) -> Agreement:
     """How far onnxruntime is from torch on one sample.
 
-    Positions that an input ``attention_mask`` ``[batch, sequence]`` leaves out are not compared: a row of attention that
-    sees nothing has no meaning, and its value is another in torch and in ONNX.
+    Positions that an input ``attention_mask`` ``[batch, sequence]`` leaves out are not compared: a row of attention
+    that sees nothing has no meaning, and its value is another in torch and in ONNX.
 
     Raises:
         ExportError: it does not run, or differs by more than rounding; the message names the output.

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's title (which may have two lines), whether it holds numbers, and whether its text may be broken over lines."""
+    """A column's title, of one line or two, whether it holds numbers, and whether its text may be broken over lines."""
 
     title: str
     number: bool = False
@@ -174,7 +174,8 @@ def _common_path(names: Sequence[str]) -> str:
     """The path, with its last dot, that all names begin with; nothing where there is one name only."""
     if len(names) < 2:
         return ""
-    common = os.path.commonprefix(list(names))
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    common = "".join(letters[0] for letters in alike)
     return common[: common.rfind(".") + 1]
 
 

@@ -1,6 +1,19 @@
 """Axis rules, one file for each family of operators. Importing this package registers them all."""
 
-from . import attention, contraction, convolution, creation, indexing, normalization, pointwise, recurrent, reduction, spectral, views
+from . import (
+    attention,
+    contraction,
+    convolution,
+    creation,
+    indexing,
+    normalization,
+    pointwise,
+    recurrent,
+    reduction,
+    spectral,
+    views,
+)
+from .control import control_rules
 from .registry import (
     Call,
     Dims,
@@ -23,6 +36,7 @@ __all__ = [
     "axis_rule",
     "axis_rules",
     "contraction",
+    "control_rules",
     "convolution",
     "creation",
     "cut_after",

@@ -100,7 +100,10 @@ def einsum(call: Call) -> Result:
     every = [label for _, labels in labelled for label in labels]
     if not arrow:
         ellipses = [label for label in every if len(label) > 1]
-        result = [*dict.fromkeys(ellipses), *sorted(label for label in set(every) - set(ellipses) if every.count(label) == 1)]
+        result = [
+            *dict.fromkeys(ellipses),
+            *sorted(label for label in set(every) - set(ellipses) if every.count(label) == 1),
+        ]
     else:
         rank = max((len(labels) for _, labels in labelled), default=0)
         longest = max((sum(len(label) > 1 for label in labels) for _, labels in labelled), default=0)

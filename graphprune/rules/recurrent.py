@@ -83,5 +83,3 @@ def cell(call: Call) -> Result:
 def listed(value: fx.Node | Sequence[fx.Node]) -> Sequence[fx.Node]:
     """A list of nodes, also where there is just one."""
     return [value] if isinstance(value, fx.Node) else value
-
-

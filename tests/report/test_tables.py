@@ -21,7 +21,12 @@ from graphprune.report.tables import (
 def group(name: str, units: int = 8, kind: Kind = "channels", **fields: Any) -> PruningGroup:
     atom = Atom(id=hash(name) % 1000, size=units)
     member = Member(f"{name}.weight", 0, atom, f"a:{units}")
-    defaults: dict[str, Any] = {"params_per_unit": 10, "frozen": None, "statistics": None, "family": fields.pop("family", name)}
+    defaults: dict[str, Any] = {
+        "params_per_unit": 10,
+        "frozen": None,
+        "statistics": None,
+        "family": fields.pop("family", name),
+    }
     return PruningGroup(name, kind, atom=atom, members=(member,), **{**defaults, **fields})
 
 
@@ -43,7 +48,14 @@ LAYERS = [
 
 def test_groups_of_a_family_share_a_row_and_a_note() -> None:
     table = groups_table(LAYERS)
-    assert [column.title for column in table.columns] == ["group in layers", "×", "units", "members", "params/unit", "status"]
+    assert [column.title for column in table.columns] == [
+        "group in layers",
+        "×",
+        "units",
+        "members",
+        "params/unit",
+        "status",
+    ]
     assert table.rows == (
         ("*.mlp:channels", "2", "6–8", "1", "10", "prunable"),
         ("*.mlp:channels", "2", "8", "1", "10", "frozen (1)"),

@@ -24,8 +24,8 @@ class Case:
     """``fn(p, *inputs)`` with parameters of ``p`` of given shapes.
 
     Shapes are text: ``"3 a*b"`` has two dims, and each letter is a small random size, an attribute of ``p``. ``cut``,
-    ``statistics`` and ``frozen`` name dims as ``up:1``: some unit of the first can be cut, some of the second if asked for,
-    none of the third, for a reason with that text.
+    ``statistics`` and ``frozen`` name dims as ``up:1``: some unit of the first can be cut, some of the second if asked
+    for, none of the third, for a reason with that text.
     """
 
     ops: str

@@ -36,8 +36,8 @@ def total(parts: list[Tensor]) -> Tensor:
 
 ZERO = (
     "abs neg sign sgn floor ceil round trunc frac sqrt square sin tan asin atan sinh tanh asinh atanh expm1 log1p erf "
-    "erfinv relu relu6 gelu silu mish hardswish elu celu selu leaky_relu softshrink hardshrink nan_to_num deg2rad rad2deg "
-    "conj_physical rrelu positive"
+    "erfinv relu relu6 gelu silu mish hardswish elu celu selu leaky_relu softshrink hardshrink nan_to_num deg2rad "
+    "rad2deg conj_physical rrelu positive"
 )
 NEVER = "exp exp2 cos cosh acos sigmoid hardsigmoid log_sigmoid softplus erfc isnan isinf isfinite i0 sinc logical_not"
 SINGULAR_OPS = "log log2 log10 logit rsqrt reciprocal acosh digamma lgamma"
@@ -220,8 +220,12 @@ POINTWISE: list[Case] = [
         "clamp clip hardtanh clamp_min clamp_max",
         lambda p, x: (
             total(
-                [h(p, x).clamp(-0.1, 0.1), aten.clip(h(p, x), None, 0.1), F.hardtanh(h(p, x)), h(p, x).clamp_min(0)]
-                + [h(p, x).clamp_max(0.05)]
+                [
+                    h(p, x).clamp(-0.1, 0.1).clamp_min(0),
+                    aten.clip(h(p, x), None, 0.1),
+                    F.hardtanh(h(p, x)),
+                    h(p, x).clamp_max(0.05),
+                ]
             )
             .mul(h(p, x).cos())
             .sum(-1)
@@ -831,6 +835,7 @@ VIEWS: list[Case] = [
 
 # --- reductions and what compares positions ---------------------------------------------------------------------------
 
+SCANS = "cumsum cumprod logcumsumexp cummax cummin sort argsort"
 ORDERED = "amax amin max min prod any all argmax argmin logsumexp median nanmedian aminmax mode"
 
 
@@ -970,13 +975,7 @@ REDUCTIONS: list[Case] = [
     case("softmax", lambda p, x: h(p, x).softmax(0).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
     case(
         "cumsum cumprod logcumsumexp cummax cummin sort argsort msort",
-        lambda p, x: (
-            total(
-                [first(f(h(p, x), 0)).double() for f in each("cumsum cumprod logcumsumexp cummax cummin sort argsort")]
-                + [h(p, x).msort()]
-            )
-            @ p.down
-        ),
+        lambda p, x: total([first(f(h(p, x), 0)).double() for f in each(SCANS)] + [h(p, x).msort()]) @ p.down,
         cut="up:1",
         up="3 a",
         down="a 2",
@@ -989,7 +988,7 @@ REDUCTIONS: list[Case] = [
             up="3 a",
             down="a 2",
         )
-        for name in "cumsum cumprod logcumsumexp cummax cummin sort argsort".split()
+        for name in SCANS.split()
     ),
     case(
         "msort",
@@ -1512,8 +1511,8 @@ CONVOLUTIONS: list[Case] = [
         inputs=IMAGE,
     ),
     case(
-        "max_pool1d avg_pool1d max_pool1d_with_indices adaptive_max_pool1d adaptive_avg_pool1d upsample_nearest1d upsample_linear1d _upsample_nearest_exact1d "
-        "reflection_pad1d replication_pad1d",
+        "max_pool1d avg_pool1d max_pool1d_with_indices adaptive_max_pool1d adaptive_avg_pool1d "
+        "upsample_nearest1d upsample_linear1d _upsample_nearest_exact1d reflection_pad1d replication_pad1d",
         lambda p, x: pooled(p, F.conv1d(x, p.up), 1),
         cut="up:0 down:0",
         up="a 3 1",
@@ -1521,8 +1520,10 @@ CONVOLUTIONS: list[Case] = [
         inputs=["2 3 6"],
     ),
     case(
-        "max_pool2d avg_pool2d max_pool2d_with_indices adaptive_max_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d "
-        "upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad2d replication_pad2d",
+        "max_pool2d avg_pool2d max_pool2d_with_indices adaptive_max_pool2d adaptive_avg_pool2d "
+        "_adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d "
+        "_upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad2d "
+        "replication_pad2d",
         lambda p, x: pooled(p, F.conv2d(x, p.up), 2),
         cut="up:0 down:0",
         up="a 3 1 1",
@@ -1530,8 +1531,8 @@ CONVOLUTIONS: list[Case] = [
         inputs=IMAGE,
     ),
     case(
-        "max_pool3d avg_pool3d max_pool3d_with_indices adaptive_max_pool3d adaptive_avg_pool3d upsample_nearest3d upsample_trilinear3d reflection_pad3d "
-        "replication_pad3d",
+        "max_pool3d avg_pool3d max_pool3d_with_indices adaptive_max_pool3d adaptive_avg_pool3d "
+        "upsample_nearest3d upsample_trilinear3d reflection_pad3d replication_pad3d",
         lambda p, x: pooled(p, F.conv3d(x, p.up), 3),
         cut="up:0 down:0",
         up="a 3 1 1 1",
@@ -1723,7 +1724,10 @@ def cells(gates: int, count: int, inputs: str = "3") -> dict[str, str]:
 SEQUENCE = ["2 4 3"]
 GATES = {"gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 FFT = "it is transformed as a whole (FFT)"
-FFTS = "fft_fft fft_ifft fft_rfft fft_hfft fft_fft2 fft_ifft2 fft_rfft2 fft_fftn fft_ifftn fft_rfftn fft_fftshift fft_ifftshift"
+FFTS = (
+    "fft_fft fft_ifft fft_rfft fft_hfft fft_fft2 fft_ifft2 fft_rfft2 fft_fftn fft_ifftn fft_rfftn fft_fftshift "
+    "fft_ifftshift"
+)
 
 RECURRENT: list[Case] = [
     case(

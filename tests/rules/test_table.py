@@ -1,4 +1,4 @@
-"""Every axis rule is sound: what it leaves to be cut can be cut, value by value; what it freezes it freezes for a reason."""
+"""Every axis rule is sound: what it leaves to be cut can be cut, value by value, and what it freezes has a reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IDS = [f"{index}-{each.ops.split()[0]}" for index, each in enumerate(TABLE)]
 RANDOM = "draws random numbers: no two runs agree"
 NOT_CAPTURED = "never in a graph that torch.export captures"
 NO_CASE = {
-    "aten::_grouped_mm": "takes bfloat16 rows of a multiple of 16 bytes; the rule is that of transformers::grouped_mm_fallback",
+    "aten::_grouped_mm": "takes bfloat16 rows of a multiple of 16 bytes; grouped_mm_fallback has the same rule",
     "aten::_unsafe_view": "becomes reshape when it is captured",
     "aten::cuda": "needs a GPU",
     "aten::cudnn_batch_norm": "needs a GPU",
