@@ -74,7 +74,7 @@ def config_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
             continue
         patched = _config(probe(traced, members, units - 1, device="meta")).to_dict()
         changed = {name: value for name, value in config.to_dict().items() if value != patched[name]}
-        counts = range(units - 1, 0, -1)
+        counts = list(range(units - 1, 0, -1))
         if units <= MOST_COUNTED:
             counts = [n for n in counts if _accepts(config, {name: old * n // units for name, old in changed.items()})]
         if counts and builds_alike(probe(traced, members, counts[0], device="meta")):

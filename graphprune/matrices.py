@@ -30,7 +30,7 @@ class LoraFactors:
     transposed: bool
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """``left`` [rows, rank], ``right`` [rank, columns] and their gradients, with ``left @ right`` = rows of the update."""
+        """``left`` [rows, rank] and ``right`` [rank, columns], whose product is rows of the update, and gradients."""
         a, b = self.a.detach().flatten(1), self.b.detach().flatten(1)
         a_grad = None if self.a.grad is None else self.a.grad.flatten(1)
         b_grad = None if self.b.grad is None else self.b.grad.flatten(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -55,7 +56,7 @@ def trace(
     couplings = dependency_graph(inference)
     groups = build_groups(program, inference, couplings)
     clock.append(time.perf_counter())
-    seconds = dict(zip(("trace", "infer axes", "build groups"), (b - a for a, b in zip(clock, clock[1:])), strict=True))
+    seconds = dict(zip(("trace", "infer axes", "build groups"), (b - a for a, b in pairwise(clock)), strict=True))
     return TracedModel(program, inference, couplings, groups, seconds)
 
 
@@ -132,7 +133,7 @@ def rewrite(
             effect=check.effect,
             graph_error=graph_error,
             module_error=module_difference,
-            seconds=dict(zip(("rewrite", "verify"), (b - a for a, b in zip(clock, clock[1:])), strict=True)),
+            seconds=dict(zip(("rewrite", "verify"), (b - a for a, b in pairwise(clock)), strict=True)),
         )
     return CompactModel(
         graph,

@@ -50,7 +50,7 @@ class GroupPlan:
     def rows(self) -> tuple[tuple[int, ...], ...]:
         """The kept units of each slot; one row where the group has no slots."""
         if self.kept and isinstance(self.kept[0], tuple):
-            return self.kept  # type: ignore[return-value]
+            return self.kept
         return (self.kept,)  # type: ignore[return-value]
 
     @property

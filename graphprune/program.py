@@ -53,7 +53,8 @@ def parameter_table(module: nn.Module) -> dict[str, ParameterInfo]:
     """Every parameter and buffer of a module by its first name."""
     names: dict[int, list[str]] = {}
     tensors: dict[int, tuple[torch.Tensor, bool]] = {}
-    named = [(name, each, False) for name, each in module.named_parameters(remove_duplicate=False)]
+    named: list[tuple[str, torch.Tensor, bool]] = []
+    named += [(name, each, False) for name, each in module.named_parameters(remove_duplicate=False)]
     named += [(name, each, True) for name, each in module.named_buffers(remove_duplicate=False)]
     for name, tensor, is_buffer in named:
         names.setdefault(id(tensor), []).append(name)

@@ -1,4 +1,4 @@
-"""From a criterion to the scores of units: ``score(unit) = sum of the importance of every weight that leaves with it``."""
+"""From a criterion to the scores of units: the sum of the importance of every weight that leaves with a unit."""
 
 from __future__ import annotations
 

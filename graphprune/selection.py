@@ -70,7 +70,7 @@ def select(
     the ranks of adapters (``"lora_rank"``) are asked for. ``within`` is an earlier plan: what it removes stays removed.
 
     Raises:
-        BudgetError: the ratio is not in (0, 1), or more than can be removed; says the largest that can and what holds it.
+        BudgetError: the ratio is not in (0, 1), or more than can be removed; says the largest that can.
         ScoreError: a score is missing or not finite.
     """
     if not 0 < ratio < 1:

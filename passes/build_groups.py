@@ -127,7 +127,7 @@ def _common_path(names: list[str]) -> str:
 
 
 def _kind(atom: Atom, axes: list[Axis], owners: list[str]) -> Kind:
-    """The part an atom plays: whole axes are channels; in products the outermost factor is heads, the innermost their dims."""
+    """The part an atom plays: a whole axis is channels; in a product the first factor is heads, the last their dims."""
     if all(".lora_" in f".{name}" for name in owners):
         return "lora_rank"
     places = {place for axis in axes for place in _places(axis, atom)}

@@ -133,7 +133,7 @@ class _Walk:
 
 def _check_sizes(node: fx.Node, result: Result) -> None:
     """A rule whose axes do not have the sizes of the tensor is a defect: stop before it does harm."""
-    value = node.meta.get("val")
+    value = node.meta["val"]
     pairs = zip(result, value, strict=True) if isinstance(result, tuple) else [(result, value)]
     for dims, tensor in pairs:
         shape = shape_of(tensor)

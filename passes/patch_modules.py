@@ -2,8 +2,8 @@
 
 1. The module is copied with the sliced tensors in place of the original ones; ties stay ties.
 2. Modules of torch.nn, of peft, and transformers' Conv1D say their sizes in attributes that follow from their tensors.
-3. Other modules and configs keep sizes under names that families of models share (``num_heads``, ``intermediate_size``):
-   an attribute changes if its name tells which axis it counts and its value is the old size of that axis.
+3. Other modules and configs keep sizes under names that families of models share (``num_heads``, ``ffn_dim``): an
+   attribute changes if its name tells which axis it counts and its value is the old size of that axis.
 
 Whether the result is right is not decided here: verification compares it with the masked original.
 
@@ -28,6 +28,7 @@ from ..groups import Groups, Kind
 from ..masks import Keep, kept_size
 from ..program import Inference, Program
 from ..rules import Dims
+from ..rules.registry import operator_name
 
 Role = str
 """What an axis counts: the kinds of its factors in order, ``heads``, ``heads repeats``, ``head_dims``, ``channels``."""
@@ -61,8 +62,9 @@ def patch_modules(
     """
     module = _copy_with(program, tensors)
     facts = _facts(program, inference, groups, keep)
+    parts = _groups_in_calls(inference, keep)
     for path, child in module.named_modules():
-        _follow_tensors(child)
+        _follow_tensors(child, parts.get(path))
         if not type(child).__module__.startswith(("torch.nn.", "peft.tuners.")):
             _set_numbers(vars(child), facts[path])
     for config, paths in _configs(module).values():
@@ -89,8 +91,22 @@ def _copy_with(program: Program, tensors: Mapping[str, Tensor]) -> nn.Module:
         raise RewriteError(f"{name} can't be copied ({error}); use the graph form of the compact model") from error
 
 
-def _follow_tensors(module: nn.Module) -> None:
-    """Set the sizes that follow from a module's own tensors, for modules whose sizes have a meaning known to all."""
+def _groups_in_calls(inference: Inference, keep: Keep) -> dict[str, int]:
+    """How many groups the convolutions and group norms keep, by the path of the module that calls them."""
+    found: dict[str, int] = {}
+    for node, axes in inference.remembered.items():
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        name = operator_name(node.target).removeprefix("aten::")
+        if stack and len(axes) == 1 and (name.startswith("conv") or name == "group_norm"):
+            found[stack[-1][0]] = kept_size(inference.solver.resolve(axes[0]), keep)
+    return found
+
+
+def _follow_tensors(module: nn.Module, parts: int | None) -> None:
+    """Set the sizes that follow from a module's own tensors, for modules whose sizes have a meaning known to all.
+
+    ``parts`` is the number of groups of a convolution or a group norm, where the graph has one.
+    """
     weight = getattr(module, "weight", None)
     shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
     name = type(module).__name__
@@ -102,37 +118,31 @@ def _follow_tensors(module: nn.Module) -> None:
         case nn.Embedding() | nn.EmbeddingBag():
             module.num_embeddings, module.embedding_dim = shape
         case nn.RNNBase():
-            module.input_size = module.weight_ih_l0.shape[1]
+            sizes = {key: tensor.shape for key, tensor in module.named_parameters(recurse=False)}
+            module.input_size = sizes["weight_ih_l0"][1]
             if module.proj_size:
-                module.proj_size, module.hidden_size = module.weight_hr_l0.shape
+                module.proj_size, module.hidden_size = sizes["weight_hr_l0"]
             else:
-                module.hidden_size = module.weight_hh_l0.shape[1]
+                module.hidden_size = sizes["weight_hh_l0"][1]
         case nn.RNNCellBase():
             module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
         case nn.modules.conv._ConvTransposeNd():
-            per_group = module.in_channels // module.groups
-            module.groups = max(1, module.groups * shape[0] // module.in_channels) if per_group else module.groups
+            module.groups = module.groups if parts is None else parts
             module.in_channels, module.out_channels = shape[0], shape[1] * module.groups
         case nn.modules.conv._ConvNd():
-            # groups are cut whole or not at all: the inputs of a group then stay, or they are all that is cut
-            before_in, before_out = module.in_channels, module.out_channels
-            if module.groups > 1 and shape[1] * module.groups == before_in:
-                module.groups = max(1, module.groups * shape[0] // before_out)
+            module.groups = module.groups if parts is None else parts
             module.out_channels, module.in_channels = shape[0], shape[1] * module.groups
         case nn.modules.batchnorm._NormBase():
             module.num_features = shape[0] if shape else _running(module)
         case nn.LayerNorm() | nn.RMSNorm():
             module.normalized_shape = shape or module.normalized_shape
         case nn.GroupNorm():
-            if shape:
-                module.num_groups = max(1, module.num_groups * shape[0] // module.num_channels)
-                module.num_channels = shape[0]
+            module.num_groups = module.num_groups if parts is None else parts
+            module.num_channels = shape[0] if shape else module.num_channels
         case _ if name == "Conv1D" and hasattr(module, "nx"):
-            module.nx, module.nf = shape
-        case _ if hasattr(module, "base_layer") and hasattr(module, "in_features"):
-            base = module.base_layer
-            if isinstance(base, nn.Linear):
-                module.out_features, module.in_features = tuple(base.weight.shape)
+            vars(module).update(nx=shape[0], nf=shape[1])
+        case _ if isinstance(base := getattr(module, "base_layer", None), nn.Linear):
+            vars(module).update(out_features=base.weight.shape[0], in_features=base.weight.shape[1])
 
 
 def _running(module: nn.modules.batchnorm._NormBase) -> int:

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import operator
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ MODE_WRAPPERS = {
 def inference_mode_of(module: nn.Module) -> Iterator[None]:
     """Within the context the module runs as it is captured: in eval mode, without gradients, without a cache."""
     training = {child: child.training for child in module.modules()}
-    configs = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
+    configs: dict[int, Any] = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
     cached = {key: config.use_cache for key, config in configs.items() if getattr(config, "use_cache", False)}
     try:
         module.eval()
@@ -107,8 +107,22 @@ def _explain(module: nn.Module, error: Exception) -> str:
     place = f" at {where}" if where else ""
     return (
         f"{type(module).__name__} can't be captured by torch.export{place}: {first.rstrip('.')}. "
-        "Check that the example inputs run through the model, or trace the sub-module that holds what you want to prune."
+        "Check that the example inputs run through the model, or trace the sub-module that holds what is to be pruned."
     )
+
+
+def _copy_into(graph: fx.Graph, inner: fx.Graph, values: Sequence[Any]) -> Any:
+    """Copy the calls of a graph into another, with ``values`` for its inputs; gives what it returns."""
+    given = iter(values)
+    copies: dict[fx.Node, Any] = {}
+    for node in inner.nodes:
+        if node.op == "placeholder":
+            copies[node] = next(given)
+        elif node.op == "output":
+            return fx.map_arg(node.args[0], lambda used: copies[used])
+        else:
+            copies[node] = graph.node_copy(node, lambda used: copies[used])
+    return None
 
 
 def inline_mode_wrappers(captured: fx.GraphModule) -> None:
@@ -119,18 +133,11 @@ def inline_mode_wrappers(captured: fx.GraphModule) -> None:
             continue
         at = MODE_WRAPPERS[name]
         inner = captured.get_submodule(node.args[at].target)
+        if not isinstance(inner, fx.GraphModule):
+            raise CaptureError(f"{name} runs {node.args[at].target}, which is not a graph")
         inline_mode_wrappers(inner)
         with captured.graph.inserting_before(node):
-            values = iter(node.args[at + 1 :])
-            copies: dict[fx.Node, Any] = {}
-            result: Any = None
-            for each in inner.graph.nodes:
-                if each.op == "placeholder":
-                    copies[each] = next(values)
-                elif each.op == "output":
-                    result = fx.map_arg(each.args[0], lambda used: copies[used])
-                else:
-                    copies[each] = captured.graph.node_copy(each, lambda used: copies[used])
+            result = _copy_into(captured.graph, inner.graph, node.args[at + 1 :])
         for user in list(node.users):
             if user.target is not operator.getitem:
                 raise CaptureError(f"{name} is used by {user.format_node()}, which is not understood")

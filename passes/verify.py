@@ -120,7 +120,7 @@ def prepare_check(program: Program, inference: Inference, keep: Keep) -> Check |
         captured = difference(masked_outputs, graph_outputs)
         if not captured <= TOLERANCE:
             raise VerificationError(
-                f"the captured graph differs from the module itself by {captured:.1e}: the module computes something else "
+                f"the captured graph differs from the module itself by {captured:.1e}, which computes something else "
                 "at each call; trace the sub-module that holds what you want to prune"
             )
         check = Check(

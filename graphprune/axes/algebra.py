@@ -8,7 +8,7 @@
 
 The notation of reprs, errors and docs: a product is ``(a b)``, a sum is ``(a + b)``, and the axis with one position
 is ``1``. Constructors normalise, so that equal axes compare equal: products and sums are flat, factors of one vanish,
-and an outer sum distributes, ``((a + b) c) == ((a c) + (b c))``.
+and a sum distributes over the factors to its right, ``((a + b) c) == ((a c) + (b c))``.
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ def product(*axes: Axis) -> Axis:
         return EMPTY
     if len(factors) == 1:
         return factors[0]
-    if isinstance(factors[0], Sum):
-        inner = factors[1:]
-        return concat(*(product(term, *inner) for term in factors[0].terms))
+    for index, axis in enumerate(factors[:-1]):
+        if isinstance(axis, Sum):
+            inner = factors[index + 1 :]
+            return product(*factors[:index], concat(*(product(term, *inner) for term in axis.terms)))
     return Product(tuple(factors), math.prod(axis.size for axis in factors))
 
 

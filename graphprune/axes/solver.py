@@ -112,6 +112,8 @@ class Solver(Generic[Cause]):
             self._bind(newer, older, cause)
         elif max(len(terms_of(a)), len(terms_of(b))) > MAX_TERMS or max(self._depth(a), self._depth(b)) >= MAX_DEPTH:
             self._freeze_both(a, b, f"the graph cuts it into more than {MAX_TERMS} pieces", cause)
+        elif not any(atoms(a)) or not any(atoms(b)):
+            self._freeze_both(a, b, "the graph takes its positions one by one", cause)
         elif isinstance(a, Atom):
             self._bind(a, b, cause)
         elif isinstance(b, Atom):

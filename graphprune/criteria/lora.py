@@ -26,7 +26,7 @@ Variant = Literal["paper", "released"]
 
 @dataclass(frozen=True)
 class Lora:
-    """The LoRA-guided importance. It never makes a gradient of a weight: ``Ĝ`` has rank 2r and is made by blocks of rows."""
+    """The LoRA-guided importance, without a gradient of a weight: ``Ĝ`` has rank 2r and is made by blocks of rows."""
 
     variant: Variant = "paper"
     name: str = "lora"

@@ -44,8 +44,10 @@ __all__ = [
     "indexing",
     "normalization",
     "pointwise",
+    "recurrent",
     "reduction",
     "resize_rule",
     "resize_rules",
+    "spectral",
     "views",
 ]

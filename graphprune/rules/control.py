@@ -54,7 +54,7 @@ def while_loop(call: Call, run: Run) -> Result:
 
 
 def scan(call: Call, run: Run) -> Result:
-    """The state that the body gives is what it takes; it reads slices of a dim, which is frozen, and stacks its results."""
+    """The state that the body gives is what it takes; it reads slices of a frozen dim and stacks its results."""
     body, initial, read, others = call.node.args
     start = carried(known(call, initial))  # type: ignore[arg-type]
     slices: list[Dims | None] = []

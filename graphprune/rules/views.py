@@ -165,8 +165,9 @@ def bound(value: Any, size: int, default: int) -> int | None:
         hint = value.meta.get("val")
         if hint is None or not hasattr(hint, "node"):
             return None
-        value = int(hint.node.hint)
-    return max(0, min(size, value + size if value < 0 else value))
+        value = hint.node.hint
+    position = int(value)
+    return max(0, min(size, position + size if position < 0 else position))
 
 
 @axis_rule("slice", "slice_copy")

@@ -6,10 +6,10 @@ import re
 
 from hypothesis import strategies as st
 
-from graphprune.axes import Atom, Axis, Product, Solver, Sum, atoms, concat, product
+from graphprune.axes import ONE, Atom, Axis, Product, Solver, Sum, atoms, concat, product
 from graphprune.axes.algebra import parts
 
-POOL = [Atom(index, size) for index, size in enumerate((1, 2, 2, 3, 4, 5))]
+POOL: list[Axis] = [ONE, *(Atom(index, size) for index, size in enumerate((2, 2, 3, 4, 5)))]
 AXES = st.recursive(
     st.sampled_from(POOL),
     lambda inner: st.one_of(
@@ -22,20 +22,22 @@ AXES = st.recursive(
 
 
 def is_normal(axis: Axis) -> bool:
-    """Whether an axis is in normal form: flat, without units, outer sums distributed."""
+    """Whether an axis is in normal form: flat, without units, sums distributed over what is to their right."""
     if isinstance(axis, Product):
         inner = axis.factors
         flat = len(inner) != 1 and not any(isinstance(each, Product) or each.size <= 1 for each in inner)
-        return flat and not (inner and isinstance(inner[0], Sum)) and all(map(is_normal, inner))
+        return flat and not any(isinstance(each, Sum) for each in inner[:-1]) and all(map(is_normal, inner))
     if isinstance(axis, Sum):
-        return len(axis.terms) != 1 and all(each.size and not isinstance(each, Sum) and is_normal(each) for each in axis.terms)
+        return len(axis.terms) != 1 and all(
+            each.size and not isinstance(each, Sum) and is_normal(each) for each in axis.terms
+        )
     return axis.size > 0
 
 
 def positions(axis: Axis) -> list[frozenset[tuple[int, int]]]:
     """For each position of an axis the atoms' units that it belongs to: the meaning of an axis, spelled out."""
     if isinstance(axis, Atom):
-        return [frozenset({(axis.id, unit)}) if axis.size > 1 else frozenset() for unit in range(axis.size)]
+        return [frozenset({(axis.id, unit)}) for unit in range(axis.size)]
     if isinstance(axis, Sum):
         return [place for term in axis.terms for place in positions(term)]
     found: list[frozenset[tuple[int, int]]] = [frozenset()]

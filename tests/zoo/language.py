@@ -155,7 +155,9 @@ LANGUAGE: dict[str, Entry] = {
         v_head_dim=8,
     ),
     "mamba": lambda: (
-        build("MambaConfig", "MambaForCausalLM", vocab_size=VOCABULARY, hidden_size=48, num_hidden_layers=2, state_size=4),
+        build(
+            "MambaConfig", "MambaForCausalLM", vocab_size=VOCABULARY, hidden_size=48, num_hidden_layers=2, state_size=4
+        ),
         {"input_ids": ids()},
     ),
     "bert": encoder("Bert"),
@@ -190,7 +192,11 @@ LANGUAGE: dict[str, Entry] = {
         build(
             "WhisperConfig",
             "WhisperForConditionalGeneration",
-            **{key: value for key, value in BART.items() if key not in ("max_position_embeddings", "forced_eos_token_id")},
+            **{
+                key: value
+                for key, value in BART.items()
+                if key not in ("max_position_embeddings", "forced_eos_token_id")
+            },
             num_mel_bins=10,
             max_source_positions=13,
             max_target_positions=64,

@@ -199,9 +199,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gate = nn.Linear(16, 3)
-        self.experts = nn.ModuleList(
-            nn.Sequential(nn.Linear(16, 40), nn.GELU(), nn.Linear(40, 16)) for _ in range(3)
-        )
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 40), nn.GELU(), nn.Linear(40, 16)) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.gate(x).softmax(-1)

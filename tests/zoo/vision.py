@@ -77,7 +77,9 @@ VISION: dict[str, Entry] = {
     "convnext": classifier("ConvNext", hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 2, 1]),
     "convnextv2": classifier("ConvNextV2", hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 2, 1]),
     "resnet": classifier("ResNet", embedding_size=8, hidden_sizes=[16, 24, 32, 40], depths=[1, 2, 1, 1]),
-    "regnet": classifier("RegNet", embedding_size=8, hidden_sizes=[16, 24, 32, 40], depths=[1, 2, 1, 1], groups_width=8),
+    "regnet": classifier(
+        "RegNet", embedding_size=8, hidden_sizes=[16, 24, 32, 40], depths=[1, 2, 1, 1], groups_width=8
+    ),
     "mobilenet_v1": classifier("MobileNetV1", depth_multiplier=0.25, image_size=32),
     "mobilenet_v2": classifier("MobileNetV2", depth_multiplier=0.35, image_size=32),
     "efficientnet": classifier(
@@ -100,7 +102,12 @@ VISION: dict[str, Entry] = {
     ),
     "poolformer": classifier("PoolFormer", hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 2, 1]),
     "pvt": classifier(
-        "Pvt", size=64, image_size=64, hidden_sizes=[8, 12, 16, 20], num_attention_heads=[1, 2, 4, 5], depths=[1, 1, 1, 1]
+        "Pvt",
+        size=64,
+        image_size=64,
+        hidden_sizes=[8, 12, 16, 20],
+        num_attention_heads=[1, 2, 4, 5],
+        depths=[1, 1, 1, 1],
     ),
     "dpt": classifier(
         "DPT",

@@ -59,7 +59,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = load_model(demo_model_directory())
     tune = windows(tokenizer, options.tune.read_text(encoding="utf-8"), 128)
     test = windows(tokenizer, options.test.read_text(encoding="utf-8"), 128)[: options.windows]
-    shape = {"homogeneous": not options.free, "form": "module"}
     result: dict[str, Any] = {"dense": row(model, model, test)}
 
     # untuned: adapters that are fresh, one score over 32 windows, and the cut
@@ -72,7 +71,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with timed(seconds, "score, magnitude"):
         gp.score(traced, "magnitude")
     with timed(seconds, "select"):
-        plan = gp.select(traced, scores, ratio=options.ratio, of="base", **shape)
+        plan = gp.select(traced, scores, ratio=options.ratio, of="base", homogeneous=not options.free, form="module")
     compact = gp.rewrite(traced, plan, adapters="merge")
     if compact.report is not None:
         seconds |= compact.report.seconds
@@ -98,7 +97,7 @@ def with_adapters(model: nn.Module, config: PruneConfig) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     lora = LoraConfig(r=config.lora_rank, lora_alpha=int(config.lora_alpha), target_modules="all-linear")
-    return get_peft_model(model, lora)  # type: ignore[arg-type]
+    return get_peft_model(model, lora)
 
 
 def row(model: nn.Module, original: nn.Module | None, test: Tensor, dense: int | None = None) -> dict[str, Any]:
@@ -141,10 +140,8 @@ def table(figures: dict[str, Any]) -> str:
         lines.append(f"| {name} | {each['parameters']:,} | {each['removed']:.1%} | {each['perplexity']:.2f} |")
     lines += ["", "| stage | seconds |", "| --- | ---: |"]
     lines += [f"| {name} | {value:.2f} |" for name, value in figures["seconds"].items()]
-    lines += [
-        "",
-        f"Peak memory: {figures['peak MB of trace to verify']} MB from trace to verify, {figures['peak MB']} MB with tuning.",
-    ]
+    peak, whole = figures["peak MB of trace to verify"], figures["peak MB"]
+    lines += ["", f"Peak memory: {peak} MB from trace to verify, {whole} MB with tuning."]
     lines += [f"Verification: {figures['report']}.", f"Machine: {figures['machine']}."]
     return "\n".join(lines)
 
