@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from .scoring import score
     from .selection import select
     from .traced import TracedModel
+from .version import __version__
     from .training.callback import LoRAPruneCallback
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "CompactModel": "compact",

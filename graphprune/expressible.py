@@ -7,6 +7,7 @@ values are compared later, by verification.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ from .groups import PruningGroup
 from .masks import Keep, Kept, kept_size
 from .passes.patch_modules import patch_modules
 from .passes.trace import inference_mode_of
+from .program import parameter_table
+from .quiet import first_line, quietly
 from .traced import TracedModel
 
 MOST_COUNTED = 256
@@ -77,7 +80,7 @@ def config_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
         counts = list(range(units - 1, 0, -1))
         if units <= MOST_COUNTED:
             counts = [n for n in counts if _accepts(config, {name: old * n // units for name, old in changed.items()})]
-        if counts and builds_alike(probe(traced, members, counts[0], device="meta")):
+        if counts and misfit(without_adapters(probe(traced, members, counts[0], device="meta"))) is None:
             found[family] = tuple(counts)
     return found
 
@@ -107,35 +110,39 @@ def zero_module(traced: TracedModel, keep: Keep, device: str = "cpu") -> nn.Modu
     return patch_modules(traced.program, traced.inference, traced.groups, keep, tensors)
 
 
-def builds_alike(module: nn.Module) -> bool:
-    """Whether a model that is built from the config of this one has parameters of the same names and shapes."""
-    base, config = _base(module), _config(module)
-    if config is None:
-        return False
+def is_transformers_model(module: nn.Module) -> bool:
+    """Whether ``module`` is one of transformers, without adapters around it."""
+    from transformers import PreTrainedModel
+
+    return isinstance(module, PreTrainedModel)
+
+
+def misfit(module: nn.Module) -> str | None:
+    """What distinguishes a transformers model from the one that its own config makes, in shapes; None for nothing."""
+    config: Any = copy.deepcopy(module.config)
+    kind: Any = type(module)
     try:
-        with torch.device("meta"):
-            built = type(base)(type(config)(**config.to_dict()))
-    except Exception:  # whatever a config or a constructor finds wrong with its numbers
-        return False
-    return dict(_shapes(built)) == dict(_shapes(base))
+        # as from_pretrained makes it, so that what a config checks about itself is checked
+        with quietly(), torch.device("meta"):
+            made = kind(type(config).from_dict(config.to_dict()))
+    except Exception as error:  # whatever a config or a constructor finds wrong with its numbers
+        return f"its config makes no {kind.__name__}: {first_line(error)}"
+    found, wanted = _shapes(module), _shapes(made)
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            ours, theirs = (list(each[name]) if name in each else "missing" for each in (found, wanted))
+            return f"{name} is {ours} here and {theirs} in the model that the config makes"
+    return None
 
 
-def _base(module: nn.Module) -> Any:
-    """The model inside peft's wrapper, or the module itself."""
-    return module.get_base_model() if hasattr(module, "get_base_model") else module  # type: ignore[operator]
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: info.shape for info in parameter_table(module).values() for name in (info.name, *info.aliases)}
 
 
 def _config(module: nn.Module) -> Any:
-    """The config of a transformers model, None for other modules."""
-    config = getattr(_base(module), "config", None)
+    """The config of a transformers model, with or without adapters around it; None for other modules."""
+    config = getattr(getattr(module, "base_model", module), "config", None) or getattr(module, "config", None)
     return config if hasattr(config, "to_dict") else None
-
-
-def _shapes(module: nn.Module) -> Iterator[tuple[str, torch.Size]]:
-    """Names and shapes of parameters, without adapters and peft's names for what it wraps."""
-    for name, parameter in module.named_parameters():
-        if ".lora_" not in f".{name}":
-            yield name.replace(".base_layer.", "."), parameter.shape
 
 
 def _is_computed(traced: TracedModel, name: str) -> bool:

@@ -192,7 +192,7 @@ def check_module(check: Check, compact: nn.Module) -> float:
 
 
 def difference(expected: list[Tensor], found: list[Tensor]) -> float:
-    """The largest difference of two lists of tensors, relative to the largest value of each; infinite for other shapes."""
+    """The largest difference between two lists of tensors, relative to the largest value; infinite if shapes differ."""
     if [each.shape for each in expected] != [each.shape for each in found]:
         return float("inf")
     worst = 0.0

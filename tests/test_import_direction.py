@@ -11,12 +11,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports from its own layer and from those below it. The longest name that fits decides.
 LAYERS: list[set[str]] = [
-    {"graphprune.errors"},
+    {"graphprune.errors", "graphprune.version"},
     {"graphprune.axes"},
-    {"graphprune.files"},
-    {"graphprune.rules", "graphprune.program", "graphprune.groups", "graphprune.plan", "graphprune.schedule"},
+    {"graphprune.files", "graphprune.quiet", "graphprune.schedule"},
+    {"graphprune.rules", "graphprune.program", "graphprune.groups", "graphprune.masks", "graphprune.plan"},
+    {"graphprune.traced"},
     {"graphprune.passes"},
-    {"graphprune.criteria", "graphprune.sources", "graphprune.evaluation", "graphprune.budget"},
+    {"graphprune.budget", "graphprune.matrices", "graphprune.scores", "graphprune.criteria"},
+    {"graphprune.adapters", "graphprune.origin", "graphprune.compact", "graphprune.pipeline", "graphprune.scoring"},
+    {"graphprune.expressible", "graphprune.selection", "graphprune.sources", "graphprune.evaluation"},
     {"graphprune.training", "graphprune.export", "graphprune.report"},
     {"graphprune.api"},
     {"graphprune"},

@@ -72,7 +72,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
@@ -138,23 +138,7 @@ Window = Annotated[int, typer.Option(metavar="TOKENS", help="Tokens in a window 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to write; must be new.")]
 
 
-@app.command()
-def inspect(
-    model: Model,
-    json: Annotated[bool, typer.Option("--json", help="Print the form for machines, members included.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="A row for each group, not for each family of them.")] = False,
-    lora: Annotated[
-        bool, typer.Option("--lora", help="Put LoRA adapters on the linear layers first, as prune does.")
-    ] = False,
-    kind: Annotated[list[Kind] | None, typer.Option(help="Only groups of this kind (may be repeated).")] = None,
-) -> None:
-    """Show the pruning groups of a model; its weights are not needed."""
-    from .inspect import inspect as run
-
-    run(model, lora=lora, as_json=json, every=every, kinds=[each.value for each in kind or ()])
-
-
-@app.command()
+@app.command(short_help="Do all of it on SmolLM2, in minutes.")
 def demo(
     ratio: Annotated[float, typer.Option(metavar="R", help="The share to remove.")] = 0.2,
     output: Annotated[
@@ -178,7 +162,7 @@ def demo(
     run(output, ratio=ratio, steps=steps, text=text, model=model, limit=windows, seed=seed)
 
 
-@app.command()
+@app.command(short_help="Prune a model while it is fine-tuned.")
 def prune(
     model: Model,
     ratio: Annotated[float, typer.Option(metavar="R", help="The share to remove: 0.2 removes a fifth.")],
@@ -243,7 +227,23 @@ def prune(
     run(model, output, config, text=text, tune=tune, merge=merge, resume=resume)
 
 
-@app.command(name="eval")
+@app.command(short_help="Show the pruning groups of a model.")
+def inspect(
+    model: Model,
+    json: Annotated[bool, typer.Option("--json", help="Print the form for machines, members included.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="A row for each group, not for each family of them.")] = False,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Put LoRA adapters on the linear layers first, as prune does.")
+    ] = False,
+    kind: Annotated[list[Kind] | None, typer.Option(help="Only groups of this kind (may be repeated).")] = None,
+) -> None:
+    """Show the pruning groups of a model; its weights are not needed."""
+    from .inspect import inspect as run
+
+    run(model, lora=lora, as_json=json, every=every, kinds=[each.value for each in kind or ()])
+
+
+@app.command(name="eval", short_help="Measure models side by side.")
 def evaluate(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help="Model directories, names on the hub, ONNX files.")
@@ -268,7 +268,7 @@ def evaluate(
     run(models, text=text, whole=whole, window=window, limit=windows, tokenizer=tokenizer, markdown=markdown)
 
 
-@app.command()
+@app.command(short_help="Write a model as ONNX.")
 def export(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The ONNX file to write.")],
@@ -280,7 +280,7 @@ def export(
     run(model, output, opset=opset)
 
 
-@app.command()
+@app.command(short_help="Cut a model to what a saved plan keeps.")
 def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json that prune wrote.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that the plan was made for.")],

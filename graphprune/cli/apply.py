@@ -29,6 +29,7 @@ def apply(plan_file: Path, model: str, output: Path) -> None:
 
     from ..pipeline import rewrite, trace
     from ..program import fingerprint, parameter_table
+    from ..selection import removed_share
     from .inspect import model_on_meta
     from .models import is_compact, open_model
 
@@ -42,7 +43,8 @@ def apply(plan_file: Path, model: str, output: Path) -> None:
         traced = trace(opened.module)
     with stage("rewrite and verify"):
         compact = rewrite(traced, plan)
-    save_and_tell(compact, output, tokenizer_or_none(opened))
+        share = removed_share(traced, plan, of="prunable")
+    save_and_tell(compact, output, tokenizer_or_none(opened), of_prunable=share)
 
 
 def tokenizer_or_none(opened: Any) -> Any:
@@ -55,15 +57,18 @@ def tokenizer_or_none(opened: Any) -> Any:
         return None
 
 
-def save_and_tell(compact: CompactModel, output: Path, tokenizer: Any) -> None:
-    """Save a compact model and say what was written and how it was checked."""
+def save_and_tell(compact: CompactModel, output: Path, tokenizer: Any, *, of_prunable: float) -> None:
+    """Save a compact model and say what was written and how it was checked.
+
+    ``of_prunable`` is the share that is gone of the parameters that could go.
+    """
     from ..export.directory import save
 
     with stage(f"save to {output}"):
         saved = save(compact, output, tokenizer)
     show(
-        f"{compact.dense_parameters:,} → {compact.parameter_count:,} parameters ({compact.ratio:.1%} removed); "
-        f"{checked(compact)}"
+        f"{compact.dense_parameters:,} → {compact.parameter_count:,} parameters: {compact.ratio:.1%} removed, "
+        f"{of_prunable:.1%} of what could be; {checked(compact)}"
     )
     if saved.form == "transformers":
         show(f"{output}: load it with AutoModelForCausalLM.from_pretrained({str(output)!r})")

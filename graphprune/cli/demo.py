@@ -150,7 +150,7 @@ def demo(
 
 
 def demo_config(ratio: float, steps: int, seed: int) -> PruneConfig:
-    """The settings: those of LoRAPrune, but with a larger learning rate and shorter intervals, since tuning is short."""
+    """The settings of LoRAPrune, but with a larger learning rate and shorter intervals, since tuning is short."""
     return PruneConfig(
         ratio=ratio,
         steps=steps,

@@ -48,6 +48,7 @@ def prune(
         _check_run(run_directory, resume=resume)
 
     from ..pipeline import rewrite
+    from ..selection import removed_share
     from ..sources.model import load_model
     from ..sources.text import load_text, windows
     from ..training.oneshot import plan_at_once
@@ -65,7 +66,7 @@ def prune(
         compact = rewrite(traced, plan, adapters="merge" if merge else "keep")
         about = {**compact.plan.about, "source": model, "text": split.name, "tuned": tune, "settings": asdict(config)}
         compact = replace(compact, plan=replace(compact.plan, about=about))
-    save_and_tell(compact, output, tokenizer)
+    save_and_tell(compact, output, tokenizer, of_prunable=removed_share(traced, plan, of="prunable"))
     if tune:
         shutil.rmtree(run_directory, ignore_errors=True)
     show(f"Compare it with the original: graphprune eval {model} {output}")

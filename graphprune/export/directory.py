@@ -34,13 +34,14 @@ from torch import Tensor, nn
 from ..adapters import adapter_layers, is_peft_model, outputs_of, plain_modules, rounding_of, without_adapters
 from ..compact import CompactModel
 from ..errors import ExportError, FileFormatError, GraphPruneError, PlanError
+from ..expressible import is_transformers_model, misfit
 from ..files import is_disk_full, new_directory
 from ..origin import Origin, Sizes, configs_of
 from ..passes.verify import difference
 from ..plan import PruningPlan
 from ..program import fingerprint, parameter_table
-from .config import is_transformers_model, misfit
-from .quiet import first_line, quietly
+from ..quiet import first_line, quietly
+from ..version import __version__
 
 FORMAT = "graphprune-model/1"
 ABOUT, PLAN, VERIFY, ADAPTER = "graphprune.json", "plan.json", "verify.json", "adapter"
@@ -146,8 +147,6 @@ class _Writer:
                     generation.save_pretrained(directory)
 
     def _write_common(self, directory: Path, form: Form, reason: str | None) -> None:
-        from .. import __version__
-
         about: dict[str, Any] = {
             "format": FORMAT,
             "form": form,

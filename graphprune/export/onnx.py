@@ -29,8 +29,8 @@ from ..errors import DiskFullError, ExportError, OutputExistsError
 from ..files import is_disk_full
 from ..passes.trace import inference_mode_of
 from ..pipeline import example_inputs
+from ..quiet import first_line, quietly
 from .onnx_check import Agreement, Inputs, compare, describe, feeds, is_spec, open_session, resized, samples
-from .quiet import first_line, quietly
 
 OLDEST_OPSET = 18
 FUSED_OPSET = 23

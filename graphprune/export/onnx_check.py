@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import ExportError
 from ..passes.trace import inference_mode_of
-from .quiet import first_line
+from ..quiet import first_line
 
 TOLERANCE = 1e-4
 """Largest difference from torch, relative to the largest value of an output (and absolute where that is below 1)."""

@@ -37,7 +37,7 @@ def pointwise(call: Call, operands: list[Dims], zero: Any) -> Dims:
 
 
 def scalars(call: Call, *names: str) -> list[Any]:
-    """The arguments of these names that are numbers; one that the graph computes is NaN, which compares like no other."""
+    """The arguments of these names that are numbers; one that the graph computes is NaN, which equals nothing."""
     values = [call.arguments.get(name) for name in names if call.dims(name) is None]
     return [math.nan if isinstance(value, fx.Node) else value for value in values if value is not None]
 

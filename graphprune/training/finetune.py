@@ -46,10 +46,10 @@ from ..errors import (
     TrainingError,
     TrainingInterrupted,
 )
-from ..export.quiet import quietly
 from ..files import is_disk_full, new_directory
 from ..plan import PruningPlan
 from ..program import fingerprint, parameter_table
+from ..quiet import quietly
 from ..scores import Scores
 from ..traced import TracedModel
 from .callback import LoRAPruneCallback, checkpoint_of

@@ -1,4 +1,4 @@
-"""Random axes, and the notation of the tables: numbers are atoms of that size, ``(2 3)`` a product, ``(2 + 3)`` a sum."""
+"""Random axes, and the notation of the tables: numbers are atoms of that size, ``(2 3)`` products, ``(2 + 3)`` sums."""
 
 from __future__ import annotations
 

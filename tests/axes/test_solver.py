@@ -37,10 +37,11 @@ def test_unifying_again_changes_nothing(data: st.DataObject, size: int) -> None:
     solver: Solver[str] = Solver()
     a, b = data.draw(trees(solver, size)), data.draw(trees(solver, size))
     solver.unify(a, b)
-    before = len(solver.sizes), len(solver.couplings), len(solver.bindings), dict(solver.frozen)
+    before, conflict = units(solver, a), bool(solver.frozen)
     solver.unify(a, b)
     solver.unify(b, a)
-    assert (len(solver.sizes), len(solver.couplings), len(solver.bindings), dict(solver.frozen)) == before
+    assert units(solver, a) <= before  # the second time a conflict may be found further inside
+    assert conflict or units(solver, a) == before
 
 
 @given(st.data(), SIZES)

@@ -3,7 +3,7 @@
 import pytest
 
 import graphprune as gp
-from graphprune.export.config import misfit
+from graphprune.expressible import misfit
 
 from .tiny import compact_llama, described, half, tiny_llama, traced_llama
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 import graphprune as gp
 from graphprune.evaluation import perplexity
-from graphprune.export.quiet import quietly
 from graphprune.files import write_text_atomically
+from graphprune.quiet import quietly
 from graphprune.sources import demo_model_directory, load_model, windows
 from graphprune.training.config import PruneConfig
 from graphprune.training.finetune import TuneProgress, prune_while_tuning
