@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .adapters import merge_adapters
     from .api import prune
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from .scoring import score
     from .selection import select
     from .traced import TracedModel
-from .version import __version__
     from .training.callback import LoRAPruneCallback
 
 _MODULES = {

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from .adapters import without_adapters
 from .groups import PruningGroup
 from .masks import Keep, Kept, kept_size
 from .passes.patch_modules import patch_modules
