@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .groups import Groups, Member, PruningGroup
     from .pipeline import rewrite, trace
     from .plan import GroupPlan, PruningPlan
-    from .rules import axis_rule, resize_rule
+    from .rules import resize_rule, rule
     from .scores import Scores
     from .scoring import score
     from .selection import select
@@ -45,13 +45,13 @@ _MODULES = {
     "PruningPlan": "plan",
     "Scores": "scores",
     "TracedModel": "traced",
-    "axis_rule": "rules",
     "export_onnx": "export.onnx",
     "load": "export.directory",
     "merge_adapters": "adapters",
     "prune": "api",
     "resize_rule": "rules",
     "rewrite": "pipeline",
+    "rule": "rules",
     "save": "export.directory",
     "score": "scoring",
     "select": "selection",
@@ -84,13 +84,14 @@ __all__ = [
     "PruningPlan",
     "Scores",
     "TracedModel",
-    "axis_rule",
+    "__version__",
     "export_onnx",
     "load",
     "merge_adapters",
     "prune",
     "resize_rule",
     "rewrite",
+    "rule",
     "save",
     "score",
     "select",

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -40,7 +39,7 @@ def _recompute(
 ) -> fx.GraphModule:
     """The compact form of a graph, which stands at ``path`` inside the traced one, and of the graphs inside it."""
     graph = fx.Graph()
-    graph.set_codegen(copy.deepcopy(old.graph._codegen))
+    graph.set_codegen(old.graph._codegen)
     copies: dict[fx.Node, fx.Node] = {}
     attributes: dict[str, Any] = {}
     for node in old.graph.nodes:

@@ -27,6 +27,9 @@ from .registry import (
     resize_rules,
 )
 
+rule = axis_rule
+"""The name of :func:`axis_rule` for users: ``@gp.rule("my_library::my_operator")``."""
+
 __all__ = [
     "Call",
     "Dims",
@@ -48,6 +51,7 @@ __all__ = [
     "reduction",
     "resize_rule",
     "resize_rules",
+    "rule",
     "spectral",
     "views",
 ]

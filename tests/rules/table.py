@@ -318,7 +318,7 @@ POINTWISE: list[Case] = [
         lambda p, x: torch.special.bessel_j0(h(p, x)) @ p.down,
         up="3 a",
         down="a 2",
-        frozen={"up:1": "there is no axis rule for aten.special_bessel_j0.default; add one with @axis_rule"},
+        frozen={"up:1": "there is no axis rule for aten.special_bessel_j0.default; add one with @gp.rule"},
     ),
 ]
 
