@@ -31,12 +31,13 @@ def trace(
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    dynamic_shapes: Any = None,
+    dynamic: bool = False,
 ) -> TracedModel:
     """Capture a model and find its pruning groups.
 
     ``args`` is a tuple of positional inputs, one tensor, or a mapping of named inputs; without any inputs a
-    transformers model gets token ids. The model may be on the meta device. It is not changed.
+    transformers model gets token ids. The model may be on the meta device; it is not changed. With ``dynamic`` the
+    graph also runs on inputs of other sizes, as far as the model allows it; tracing then takes about twice as long.
 
     Raises:
         CaptureError: the model can't be captured with these inputs.
@@ -48,7 +49,7 @@ def trace(
     if not args and not kwargs:
         kwargs = example_inputs(model)
     clock = [time.perf_counter()]
-    graph = capture(model, args, kwargs, dynamic_shapes)
+    graph = capture(model, args, kwargs, dynamic=dynamic)
     clock.append(time.perf_counter())
     program = Program(model, graph, args, kwargs, parameter_table(model))
     inference = infer_axes(program)

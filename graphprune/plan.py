@@ -18,8 +18,9 @@ A group with a list keeps other units in each slot (in each head, say). Groups t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,9 @@ class PruningPlan:
                 raise PlanError(f"the plan names a group {name!r} that the model does not have")
             if plan.units != group.units:
                 raise PlanError(f"the plan says that {name} has {plan.units} units, but it has {group.units}")
+            problem = _problem(name, plan.units, plan.rows)
+            if problem is not None:
+                raise PlanError(problem)
             if plan.count == plan.units:
                 continue
             if group.frozen is not None:
@@ -183,13 +187,21 @@ class PruningPlan:
 
 def _group_plan(name: str, value: Mapping[str, Any]) -> GroupPlan:
     units, kept = int(value["units"]), value["kept"]
-    rows = [_indices(row) for row in (kept if isinstance(kept, list) else [kept])]
-    for row in rows:
-        if not row or row[-1] >= units or len(set(row)) != len(row):
-            raise ValueError(f"the kept units of {name} must be some of 0-{units - 1}, each once")
-    if len({len(row) for row in rows}) != 1:
-        raise ValueError(f"every slot of {name} must keep the same number of units")
+    rows = [_indices(row, units) for row in (kept if isinstance(kept, list) else [kept])]
+    problem = _problem(name, units, rows)
+    if problem is not None:
+        raise ValueError(problem)
     return GroupPlan(units, tuple(rows) if isinstance(kept, list) else rows[0])
+
+
+def _problem(name: str, units: int, rows: Sequence[Sequence[int]]) -> str | None:
+    """What is wrong with the kept units of a group; None if nothing is."""
+    for row in rows:
+        if not row or row[0] < 0 or row[-1] >= units or any(a >= b for a, b in pairwise(row)):
+            return f"the kept units of {name} must be some of 0-{units - 1}, each once and in order"
+    if len({len(row) for row in rows}) != 1:
+        return f"every slot of {name} must keep the same number of units"
+    return None
 
 
 def _ranges(indices: Iterable[int]) -> str:
@@ -203,9 +215,10 @@ def _ranges(indices: Iterable[int]) -> str:
     return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def _indices(text: str) -> tuple[int, ...]:
+def _indices(text: str, units: int) -> tuple[int, ...]:
     indices: list[int] = []
     for run in text.split():
         first, _, last = run.partition("-")
-        indices.extend(range(int(first), int(last or first) + 1))
+        # no more than can be right, however large a number the text has
+        indices.extend(range(int(first), min(int(last or first), units) + 1))
     return tuple(sorted(indices))

@@ -89,7 +89,7 @@ def select(
     gone = {} if within is None else _removed(traced, within)
     ladders = build_ladders(groups, scores, homogeneous, multiple_of, min_units, gone, allowed)
     target = whole * ratio
-    counts = fill(ladders, cost, target)
+    counts = fill(ladders, cost, target, whole)
     kept = {g.name: _kept(g, scores[g.name], gone.get(g.name), counts[g.atom.id]) for g in groups}
     plans = {name: GroupPlan(traced.groups[name].units, units) for name, units in kept.items()}
     about = {"ratio": ratio, "of": of, "homogeneous": homogeneous, "criterion": scores.criterion}
@@ -206,11 +206,11 @@ def _losses(group: PruningGroup, score: Tensor, gone: Tensor | None) -> Tensor:
     return ordered / mean if mean > 0 else torch.zeros_like(ordered)
 
 
-def fill(ladders: Sequence[Ladder], cost: Cost, target: float) -> dict[int, int]:
+def fill(ladders: Sequence[Ladder], cost: Cost, target: float, base: int) -> dict[int, int]:
     """The number of kept units by atom id that removes as nearly ``target`` of the cost as one step allows.
 
     Raises:
-        BudgetError: every ladder at its last rung removes less; says the largest share that can be removed.
+        BudgetError: every ladder at its last rung removes less; says the largest share of ``base`` that can be removed.
     """
     whole = cost({})
     meter = Meter(cost, {group.atom.id: ladder.top for ladder in ladders for group in ladder.groups})
@@ -220,7 +220,7 @@ def fill(ladders: Sequence[Ladder], cost: Cost, target: float) -> dict[int, int]
     if most < target - max(finest, 1):
         names = ", ".join(sorted({group.kind for ladder in ladders for group in ladder.groups}))
         raise BudgetError(
-            f"a share of {target / whole:.1%} can't be removed: the most is {most / whole:.1%} with the groups "
+            f"a share of {target / base:.1%} can't be removed: the most is {most / base:.1%} with the groups "
             f"that may be cut ({names}); lower the ratio, min_units or multiple_of, or allow more kinds of groups"
         )
     queue = [(ladder.prices[0], index, 0) for index, ladder in enumerate(ladders) if ladder.kept]
@@ -296,7 +296,7 @@ def _kept(
         rows = rows.masked_fill(gone, -torch.inf)
     order = rows.sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1).values
     kept = tuple(tuple(row) for row in order.tolist())
-    return kept if score.ndim == 2 else kept[0]
+    return kept if score.ndim == 2 or len(kept) > 1 else kept[0]
 
 
 def _held(traced: TracedModel) -> str:

@@ -31,6 +31,9 @@ def infer_axes(program: Program) -> Inference:
     """The axes of a traced graph. Work is linear in its nodes."""
     walk = _Walk(program)
     walk.graph(program.graph, "", None)
+    for name in walk.parameter_dims.keys() - walk.used:
+        for axis in walk.parameter_dims[name].axes:
+            walk.solver.freeze(axis, "nothing in the graph uses it")
     return Inference(walk.solver, walk.known, walk.remembered, walk.parameter_dims, walk.canonical)
 
 
@@ -44,6 +47,7 @@ class _Walk:
     remembered: dict[fx.Node, tuple[Axis, ...]] = field(default_factory=dict)
     parameter_dims: dict[str, Dims] = field(default_factory=dict)
     canonical: dict[str, str] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         table = self.program.table.values()
@@ -56,6 +60,8 @@ class _Walk:
             match node.op:
                 case "get_attr":
                     self.known[node] = self._attribute(module, node.target, path)
+                    if node.users:
+                        self.used.add(self.names.get(path + node.target, path + node.target))
                 case "placeholder":
                     self.known[node] = self._input(node) if inputs is None else next(given)
                 case "output":

@@ -58,7 +58,7 @@ def _recompute(
         if operator_name(node.target) in cut_afterwards:
             copies[node] = _choose_kept(graph, new, inference.dims[node], inference, keep, attributes)
         rule = resize_rules.get(operator_name(node.target))
-        if rule is None:
+        if rule is None or not _is_cut(node, inference, keep):
             continue
         resize = Resize(
             node,
@@ -75,6 +75,17 @@ def _recompute(
 
 
 _ABSENT = object()
+
+
+def _is_cut(node: fx.Node, inference: Inference, keep: Keep) -> bool:
+    """Whether a call has an axis, of what it takes, gives or works with inside, of which something goes."""
+    axes = list(inference.remembered.get(node, ()))
+    for each in (node, *node.all_input_nodes):
+        result = inference.dims.get(each)
+        for dims in result if isinstance(result, tuple) else (result,):
+            axes.extend(dims.axes if isinstance(dims, Dims) else ())
+    resolved = [inference.solver.resolve(axis) for axis in axes]
+    return any(kept_size(axis, keep) != axis.size for axis in resolved)
 
 
 def _choose_kept(

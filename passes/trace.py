@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import operator
 import warnings
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_map
 
 from ..errors import CaptureError
 
@@ -55,9 +57,11 @@ def inference_mode_of(module: nn.Module) -> Iterator[None]:
 
 
 def trace(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any = None
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, dynamic: bool = False
 ) -> fx.GraphModule:
     """The graph of ``module(*args, **kwargs)``, parameters and buffers shared with the module.
+
+    With ``dynamic`` every dim of every input that has more than one position stays open where the module allows it.
 
     Raises:
         CaptureError: ``torch.export`` can't capture the module with these inputs.
@@ -65,7 +69,9 @@ def trace(
     with inference_mode_of(module), warnings.catch_warnings(), _quiet_export():
         warnings.simplefilter("ignore")
         try:
-            program = torch.export.export(module, args, dict(kwargs), strict=False, dynamic_shapes=dynamic_shapes)
+            shapes = _open_shapes(args, kwargs) if dynamic else None
+            with _named_forward(module, args, kwargs) if dynamic else contextlib.nullcontext():
+                program = torch.export.export(module, args, dict(kwargs), strict=False, dynamic_shapes=shapes)
             if any(_mutates(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
         except Exception as error:
@@ -82,6 +88,38 @@ def trace(
             node.target = torch.ops.aten.reshape.default
     captured.recompile()
     return captured
+
+
+def _open_shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """For every dim with more than one position: to be kept open, or found fixed, by torch.export."""
+
+    def shape(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return None
+        return {dim: torch.export.Dim.AUTO for dim, size in enumerate(value.shape) if size > 1}
+
+    return tree_map(shape, {**{f"input{at}": value for at, value in enumerate(args)}, **kwargs})
+
+
+@contextlib.contextmanager
+def _named_forward(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Within the context forward names each input: torch.export can't match shapes to ``**kwargs`` (peft's forward)."""
+    forward, own = module.forward, "forward" in vars(module)
+
+    def named(*given: Any, **named_inputs: Any) -> Any:
+        return forward(*given, **named_inputs)
+
+    positional = [inspect.Parameter(f"input{at}", inspect.Parameter.POSITIONAL_ONLY) for at in range(len(args))]
+    keyword = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs]
+    named.__signature__ = inspect.Signature([*positional, *keyword])  # type: ignore[attr-defined]
+    module.forward = named  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if own:
+            module.forward = forward  # type: ignore[method-assign]
+        else:
+            del module.forward
 
 
 @contextlib.contextmanager

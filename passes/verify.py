@@ -374,8 +374,8 @@ def _run_graph(
     record: Callable[[fx.Node, Any], None] | None = None,
 ) -> list[Tensor]:
     """The outputs of a graph on the inputs that its module was traced with."""
-    first = next(iter(values.values()), None)
-    args, kwargs = _inputs(program, first.dtype if first is not None and first.dtype == torch.float64 else None)
+    wide = any(value.dtype == torch.float64 for value in values.values())
+    args, kwargs = _inputs(program, torch.float64 if wide else None)
     with torch.no_grad():
         return _tensors(_Substituted(graph, values, record).call(args, kwargs))
 

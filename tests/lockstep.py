@@ -6,14 +6,13 @@ masked value must be the compact value, and where a rule says that masked units 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from graphprune.axes import Atom, Axis, Product, Sum
+from graphprune.axes import Atom, Axis, atoms
 from graphprune.masks import Keep, kept_size
 from graphprune.passes.recompute_shapes import recompute_shapes
 from graphprune.passes.slice_parameters import parameter_masks, slice_tensor, zero_masked
@@ -21,16 +20,15 @@ from graphprune.plan import GroupPlan, PruningPlan
 from graphprune.program import fetch
 from graphprune.rules import Dims
 from graphprune.traced import TracedModel
+from tests.positions import Units, positions
 
 
-def random_plan(traced: TracedModel, seed: int = 0, *, slots: bool = True, only: str | None = None) -> PruningPlan:
-    """A random half of every prunable group, per slot where there are slots; at least one unit goes and one stays."""
+def random_plan(traced: TracedModel, seed: int = 0, *, slots: bool = True, half: bool = False) -> PruningPlan:
+    """Some units of every prunable group, or just half of them, per slot where there are slots; at least one goes."""
     generator = torch.Generator().manual_seed(seed)
     plans: dict[str, GroupPlan] = {}
     for group in traced.groups.prunable:
-        if only is not None and group.name != only:
-            continue
-        kept = 1 + int(torch.randint(group.units - 1, (1,), generator=generator))
+        kept = group.units // 2 if half else 1 + int(torch.randint(group.units - 1, (1,), generator=generator))
         rows = group.slot.size if slots and group.slot is not None else 1
         chosen = tuple(
             tuple(sorted(torch.randperm(group.units, generator=generator)[:kept].tolist())) for _ in range(rows)
@@ -39,53 +37,37 @@ def random_plan(traced: TracedModel, seed: int = 0, *, slots: bool = True, only:
     return PruningPlan(traced.fingerprint, plans)
 
 
-@functools.cache
-def coordinates(axis: Axis, atom: Atom) -> Tensor:
-    """For each position of an axis the unit of ``atom`` that it belongs to, -1 where the atom has no part in it."""
-    match axis:
-        case Atom():
-            return torch.arange(axis.size) if axis == atom else torch.full((axis.size,), -1)
-        case Sum(terms=terms):
-            return torch.cat([coordinates(term, atom) for term in terms])
-        case Product(factors=factors):
-            grid = torch.full([factor.size for factor in factors], -1)
-            for dim, factor in enumerate(factors):
-                grid = grid.maximum(coordinates(factor, atom).reshape([-1] + [1] * (len(factors) - 1 - dim)))
-            return grid.flatten()
-    raise TypeError(axis)
-
-
 def kept_at(axis: Axis, keep: Keep, position: Mapping[int, int]) -> Tensor:
     """The keep-mask of an axis where the slots outside it stand at the given positions. Written without cleverness."""
-    kept = torch.ones(axis.size, dtype=torch.bool)
-    for atom, rows in keep.items():
-        units = coordinates(axis, Atom(atom, rows.mask.shape[-1])).tolist()
-        slots = [-1] * axis.size if rows.slot is None else coordinates(axis, rows.slot).tolist()
-        for place, (unit, slot) in enumerate(zip(units, slots, strict=True)):
-            if unit >= 0 and rows.slot is None:
-                kept[place] &= rows.mask[unit]
-            elif unit >= 0 and rows.slot is not None:
-                kept[place] &= rows.mask[slot if slot >= 0 else position[rows.slot.id], unit]
-    return kept
+
+    def stays(units: Units) -> bool:
+        inside = {**position, **dict(units)}
+        return all(
+            bool(keep[atom].mask[unit] if (slot := keep[atom].slot) is None else keep[atom].mask[inside[slot.id], unit])
+            for atom, unit in units
+            if atom in keep
+        )
+
+    return torch.tensor([stays(units) for units in positions(axis)], dtype=torch.bool)
+
+
+def atoms_of(axis: Axis) -> set[int]:
+    """The ids of the atoms of an axis."""
+    return {atom.id for atom in atoms(axis)}
 
 
 def slot_dims(axes: Sequence[Axis], keep: Keep, position: Mapping[int, int] | None = None) -> list[tuple[int, Atom]]:
     """The dims of a tensor whose positions decide what is kept of its other dims, with the atom that decides."""
     found: dict[int, Atom] = {}
-    present = [{atom for atom in keep if bool((coordinates(axis, _atom(atom, keep)) >= 0).any())} for axis in axes]
-    for dim, atoms in enumerate(present):
-        for atom in atoms:
+    for axis in axes:
+        for atom in atoms_of(axis) & keep.keys():
             slot = keep[atom].slot
-            if slot is None or slot.id in (position or ()) or bool((coordinates(axes[dim], slot) >= 0).any()):
+            if slot is None or slot.id in (position or ()) or slot.id in atoms_of(axis):
                 continue
-            giving = [other for other, axis in enumerate(axes) if bool((coordinates(axis, slot) >= 0).any())]
+            giving = [dim for dim, other in enumerate(axes) if slot.id in atoms_of(other)]
             assert len(giving) == 1, "an atom with slots must stand beside the atom that gives them, once"
             found[giving[0]] = slot
     return list(found.items())
-
-
-def _atom(atom: int, keep: Keep) -> Atom:
-    return Atom(atom, keep[atom].mask.shape[-1])
 
 
 def kept_slice(value: Tensor, axes: Sequence[Axis], keep: Keep, position: Mapping[int, int] | None = None) -> Tensor:
@@ -99,7 +81,7 @@ def kept_slice(value: Tensor, axes: Sequence[Axis], keep: Keep, position: Mappin
     dim, slot = giving[0]
     pieces = []
     for place in kept_at(axes[dim], keep, position).nonzero().flatten().tolist():
-        inside = {**position, slot.id: int(coordinates(axes[dim], slot)[place])}
+        inside = {**position, slot.id: dict(positions(axes[dim])[place])[slot.id]}
         others = [axis for other, axis in enumerate(axes) if other != dim]
         pieces.append(kept_slice(value.select(dim, place), others, keep, inside))
     return torch.stack(pieces, dim)

@@ -24,7 +24,9 @@ VOCABULARY = 97
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def tiny_llama(*, kv: int = 2, rep: int = 3, tied: bool = True, peft: bool = False, **more: Any) -> nn.Module:
+def tiny_llama(
+    *, kv: int = 2, rep: int = 3, tied: bool = True, peft: bool = False, device: str = "cpu", **more: Any
+) -> nn.Module:
     """LLaMA with ``kv`` groups of ``rep`` query heads, head dim 8, hidden 48, 80 MLP channels and 2 layers."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -40,7 +42,8 @@ def tiny_llama(*, kv: int = 2, rep: int = 3, tied: bool = True, peft: bool = Fal
             **more,
         }
     )
-    return with_adapters(LlamaForCausalLM(config)) if peft else LlamaForCausalLM(config)
+    with torch.device(device):  # a tie would not outlive a move to the meta device
+        return with_adapters(LlamaForCausalLM(config)) if peft else LlamaForCausalLM(config)
 
 
 def with_adapters(model: nn.Module, rank: int = 4) -> nn.Module:

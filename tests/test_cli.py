@@ -202,9 +202,10 @@ def test_prune_at_once_and_each_layer_by_itself(model: Path, text: Path, tmp_pat
     output = tmp_path / "free"
     result = run("prune", model, "--ratio", 0.2, "-o", output, "--free", "--no-tune", *prune_options(text))
     assert result.exit_code == 0, result.output
-    assert f"load it with graphprune.load('{output}'), since " in result.stdout
+    assert f"load it with graphprune.load('{output}'); transformers alone can't: " in result.stdout
     loaded = gp.load(output)
     assert sum(p.numel() for p in loaded.parameters()) == pytest.approx(0.8 * 23_840, rel=0.02)
+    assert run("inspect", output).stdout.startswith("LlamaForCausalLM: 19,")
     measured = run("eval", output, "--text", text, "--whole", "--window", 16, "--windows", 2, "--markdown")
     assert measured.exit_code == 0, measured.output
     assert measured.stdout.splitlines()[0] == "| model | parameters | perplexity | torch ms | file |"
@@ -341,7 +342,7 @@ def test_nan_in_the_weights(model: Path, text: Path, tmp_path: Path, tune: str) 
 def test_a_model_that_cannot_be_captured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.models.llama.modeling_llama import LlamaMLP
 
-    forward = LlamaMLP.forward
+    forward: Any = LlamaMLP.forward
 
     def branch(self: Any, x: torch.Tensor) -> Any:
         return forward(self, x) if x.sum() > 0 else x

@@ -73,7 +73,7 @@ def save_and_tell(compact: CompactModel, output: Path, tokenizer: Any, *, of_pru
     if saved.form == "transformers":
         show(f"{output}: load it with AutoModelForCausalLM.from_pretrained({str(output)!r})")
     else:
-        show(f"{output}: load it with graphprune.load({str(output)!r}), since {saved.reason}")
+        show(f"{output}: load it with graphprune.load({str(output)!r}); transformers alone can't: {saved.reason}")
 
 
 def checked(compact: CompactModel) -> str:

@@ -141,9 +141,9 @@ def demo(
     show()
     show(f"The pruned and tuned model writes: {sentence}")
     show()
-    form = "from_pretrained loads it" if saved.form == "transformers" else f"graphprune.load loads it: {saved.reason}"
-    show(f"{output / 'model'}            the model: {form}")
-    show(f"{output / 'model' / 'plan.json'}  what is kept: graphprune apply")
+    form = "from_pretrained" if saved.form == "transformers" else "graphprune.load"
+    show(f"{output / 'model'}            the model; {form} loads it")
+    show(f"{output / 'model' / 'plan.json'}  what is kept; graphprune apply uses it")
     show(f"{output / 'model.onnx'}       the same for onnxruntime")
     show(f"{output / 'report.md'}        the table")
     say(f"all of it took {duration(time.perf_counter() - start)}")

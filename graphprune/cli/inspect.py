@@ -7,6 +7,7 @@ needed: a directory with nothing but ``config.json`` is enough.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError
@@ -76,16 +77,26 @@ def trace_on_meta(model: str, *, lora: bool = False, batch: int = 2, length: int
     module = model_on_meta(model, lora=lora)
     if not isinstance(getattr(module.config, "vocab_size", None), int):
         return trace(module)  # says which inputs are missing
-    return trace(module, kwargs={"input_ids": torch.zeros(batch, length, dtype=torch.long, device="meta")})
+    device = next(module.parameters()).device
+    return trace(module, kwargs={"input_ids": torch.zeros(batch, length, dtype=torch.long, device=device)})
 
 
 def model_on_meta(model: str, *, lora: bool = False) -> Any:
-    """The module of a directory or a name on the hub, on the meta device."""
+    """The module of a directory or a name on the hub, on the meta device unless ``gp.save`` wrote it.
+
+    Raises:
+        SourceError: there is no such model, or it can't be made.
+    """
     import torch
     import transformers
 
+    from ..export.directory import ADAPTER, load
     from ..sources.model import find_model
+    from .models import is_compact
 
+    path = Path(model).expanduser()
+    if is_compact(path) and (not (path / "config.json").is_file() or (path / ADAPTER).is_dir()):
+        return _adapted(load(path), lora)  # layers of different sizes, or adapters: config.json does not tell
     directory = find_model(model, weights=False)
     try:
         config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
@@ -97,7 +108,10 @@ def model_on_meta(model: str, *, lora: bool = False) -> Any:
     except Exception as error:  # whatever a configuration or a constructor finds wrong; nothing large is in memory
         reason = " ".join(str(error).split()).rstrip(".:") or type(error).__name__
         raise SourceError(f"The model in {directory} can't be made from its config.json: {reason}.") from error
-    module.eval()
+    return _adapted(module.eval(), lora)
+
+
+def _adapted(module: Any, lora: bool) -> Any:
     if not lora:
         return module
     from ..training.config import PruneConfig

@@ -13,10 +13,7 @@ from torch import nn
 
 from ..errors import FileFormatError, SourceError
 from ..export.directory import ABOUT, load
-from ..files import refuse_existing
 from ..sources.model import find_model, load_weights, tokenizer_in
-
-__all__ = ["Opened", "is_compact", "open_model", "open_onnx", "refuse_existing", "tokenizer_of"]
 
 
 @dataclass(frozen=True)

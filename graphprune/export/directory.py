@@ -5,7 +5,8 @@ A transformers model whose config can say the new sizes is saved as transformers
     out/  config.json  generation_config.json  model.safetensors     AutoModelForCausalLM.from_pretrained("out")
           graphprune.json  plan.json  verify.json                    what was done
 
-Any other model is saved per layer, which ``gp.load`` reads. There is no config.json, so that nothing takes it for a
+A model that has a graph form only is saved as its tensors and its plan (see ``graph_form.py``). Any other model is
+saved per layer, which ``gp.load`` reads. There is no config.json, so that nothing takes it for a
 plain model::
 
     out/  dense_config.json  generation_config.json  model.safetensors
@@ -24,7 +25,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,12 +43,13 @@ from ..plan import PruningPlan
 from ..program import fingerprint, parameter_table
 from ..quiet import first_line, quietly
 from ..version import __version__
+from .graph_form import INPUTS, describe_inputs, read_graph, write_tensors
 
 FORMAT = "graphprune-model/1"
 ABOUT, PLAN, VERIFY, ADAPTER = "graphprune.json", "plan.json", "verify.json", "adapter"
 WEIGHTS, DENSE_CONFIG = "model.safetensors", "dense_config.json"
 
-Form = Literal["transformers", "per-layer"]
+Form = Literal["transformers", "per-layer", "graph"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ class SaveReport:
     """What ``gp.save`` wrote.
 
     ``form`` is ``"transformers"`` where plain ``from_pretrained`` loads the directory, ``"per-layer"`` where only
-    ``gp.load`` does; ``reason`` then says why. ``difference`` is the largest one, relative to the largest output,
-    between the model and what was loaded again from the files; None where ``gp.load`` can't make the model by itself.
+    ``gp.load`` does, and ``"graph"`` where it loads a graph, since there is no module form; ``reason`` then says why.
+    ``difference`` is the largest one, relative to the largest output, between the model and what was loaded again from
+    the files; None where ``gp.load`` can't make the model by itself.
     """
 
     path: Path
@@ -67,19 +70,19 @@ class SaveReport:
 
 
 def save(compact: CompactModel, path: str | Path, tokenizer: Any = None) -> SaveReport:
-    """Write the module form of a compact model to a new directory, and a tokenizer beside it.
+    """Write a compact model to a new directory, and a tokenizer beside it: its module form, if it has one.
 
     The directory appears at ``path`` only after it was loaded again and gave the same outputs.
 
     Raises:
         OutputExistsError: ``path`` exists.
-        RewriteError: there is no module form; the message says why.
         ExportError: the model has no values, or what was written does not load again as the same model.
         DiskFullError: the disk is full.
     """
-    module, origin = compact.module, compact.origin
+    origin = compact.origin
     if origin is None:
         raise ExportError("this compact model does not know what it was cut from: save what gp.rewrite returned")
+    module: nn.Module = compact.graph if compact.module_form is None else compact.module_form
     if any(tensor.is_meta for tensor in module.parameters()):
         raise ExportError(
             "this model is on the meta device and has no values to save: apply the plan to a real checkpoint"
@@ -91,8 +94,10 @@ def save(compact: CompactModel, path: str | Path, tokenizer: Any = None) -> Save
         )
     writer = _Writer(compact, module, origin, Path(path))
     with new_directory(path) as directory:
-        plain = without_adapters(module)
-        form, reason, error = writer.write(directory, plain)
+        if compact.module_form is None:
+            form, reason, error = writer.write_graph(directory)
+        else:
+            form, reason, error = writer.write(directory, without_adapters(module))
         if tokenizer is not None:
             tokenizer.save_pretrained(directory)
         size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
@@ -128,6 +133,29 @@ class _Writer:
         known = is_transformers_model(plain) and _transformers_class(self.origin.architecture) is not None
         return "per-layer", reason, self._reload(directory) if known else None
 
+    def write_graph(self, directory: Path) -> tuple[Form, str | None, float | None]:
+        """Fill an empty directory with the graph form; returns the form, why it is that, and the difference."""
+        if any(".lora_" in f".{name}" for name, _ in self.compact.graph.named_parameters()):
+            raise ExportError(
+                f"there is no module form of this model ({self.compact.module_error}), and a graph with adapters can "
+                'not be saved: merge them, with gp.rewrite(traced, plan, adapters="merge"), or cut only what the '
+                'module form can cut, with gp.select(…, form="module")'
+            )
+        write_tensors(self.compact, directory / WEIGHTS)
+        if self.origin.config is not None:
+            _write_json(directory / DENSE_CONFIG, self.origin.config.to_dict())
+        self._write_common(directory, "graph", self.compact.module_error)
+        known = self.origin.config is not None and _transformers_class(self.origin.architecture) is not None
+        return "graph", self.compact.module_error, self._reload_graph(directory) if known else None
+
+    def _reload_graph(self, directory: Path) -> float:
+        """How far the graph that is loaded from ``directory`` is from the one that was saved there."""
+        expected = outputs_of(self.module, self.origin.args, self.origin.kwargs)
+        error = difference(expected, outputs_of(load(directory), self.origin.args, self.origin.kwargs))
+        if not error <= rounding_of(self.module):
+            raise ExportError(f"the graph that is loaded again differs by {error:.1e} from the compact model")
+        return error
+
     def _why_not_transformers(self, plain: nn.Module) -> str | None:
         if not is_transformers_model(plain):
             return f"{self.origin.architecture} is not a model of transformers"
@@ -157,6 +185,8 @@ class _Writer:
         }
         if is_peft_model(self.module):
             about["adapters"] = self._write_adapters(directory / ADAPTER)
+        if form == "graph":
+            about[INPUTS] = {"args": describe_inputs(self.origin.args), "kwargs": describe_inputs(self.origin.kwargs)}
         if form == "per-layer":
             about["dense"] = None if adapter_layers(self.module) else self.compact.plan.model
             about["aliases"] = _plain_tensors(self.module)[1]
@@ -215,6 +245,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     try:
         if about["form"] == "transformers":
             module = _from_pretrained(directory, about)
+        elif about["form"] == "graph":
+            return _from_graph(directory, about, model)
         else:
             module = _from_layers(directory, about, model)
         if about.get("adapters") is not None:
@@ -279,6 +311,17 @@ def _from_layers(directory: Path, about: Mapping[str, Any], model: nn.Module | N
         with quietly():
             module.generation_config = GenerationConfig.from_pretrained(directory)  # type: ignore[assignment]
     return module
+
+
+def _from_graph(directory: Path, about: Mapping[str, Any], model: nn.Module | None) -> nn.Module:
+    _check_safetensors(directory / WEIGHTS)
+    if model is None and not (directory / DENSE_CONFIG).is_file():
+        raise ExportError(
+            f"{directory} holds the graph of a {about['architecture']}, which gp.load can't make by itself: give it "
+            "the dense module, gp.load(path, model=…); it may be on the meta device"
+        )
+    dense = _dense_on_meta(directory, about) if model is None else model
+    return read_graph(dense, read_plan(directory), about, directory / WEIGHTS)
 
 
 def _dense_on_meta(directory: Path, about: Mapping[str, Any]) -> nn.Module:
@@ -436,7 +479,7 @@ def _read_about(directory: Path) -> dict[str, Any]:
             "transformers' from_pretrained"
         )
     about = _read_object(directory / ABOUT)
-    if about.get("format") != FORMAT or about.get("form") not in ("transformers", "per-layer"):
+    if about.get("format") != FORMAT or about.get("form") not in get_args(Form):
         raise FileFormatError(
             f"{directory / ABOUT} has format {about.get('format')!r}, form {about.get('form')!r}, and this graphprune "
             f"reads {FORMAT}: install the graphprune that wrote it"

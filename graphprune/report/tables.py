@@ -58,14 +58,14 @@ class Measurement:
 
 
 def groups_table(groups: Iterable[PruningGroup], *, every: bool = False) -> Table:
-    """A row for each family of groups that are alike but for their layer, or with ``every`` for each group.
+    """A row for the groups that are named alike but for their layer, or with ``every`` for each group.
 
-    Groups of a family that differ in status or reason have rows of their own; numbers that differ are shown as a range.
-    The reasons are notes, and what all names of families begin with stands in the title.
+    Those that differ in status or reason have rows of their own; numbers that differ are shown as a range.
+    The reasons are notes, and what all names begin with stands in the title.
     """
     rows: dict[tuple[str, ...], list[PruningGroup]] = defaultdict(list)
     for group in groups:
-        key = (group.name,) if every else (group.family, group.status, _any_layer(group.reason))
+        key = (group.name,) if every else (_any_layer(group.name), group.status, _any_layer(group.reason))
         rows[key].append(group)
     names = [each[0].name if len(each) == 1 else _any_layer(each[0].name) for each in rows.values()]
     within = "" if every else _common_path(names)

@@ -197,13 +197,15 @@ def resize_slice(resize: Resize) -> Mapping[str, Any]:
     """New bounds: what is kept before the slice, and up to its end."""
     if not resize.remembered:
         dim = dim_index(resize["dim"], len(resize.dims))
-        whole = not isinstance(resize["end"], fx.Node) and resize["end"] is not None and resize["end"] > 0
-        return {"end": resize.size(resize.dims.axes[dim])} if whole and resize["step"] == 1 else {}
+        axis = resize.dims.axes[dim]
+        return {"end": resize.size(axis)} if resize["end"] == axis.size and resize["step"] == 1 else {}
     if len(resize.remembered) == 1:
         end = resize["end"]
         return {"end": resize.size(resize.remembered[0])} if end is not None and end > 0 else {}
     before, kept, _ = resize.remembered
     start = resize.size(before)
+    if start == before.size and resize.size(kept) == kept.size:
+        return {}  # what is cut comes after the slice, or is not cut at all
     bounds = {"start": start, "end": start + resize.size(kept)}
     return {name: value for name, value in bounds.items() if not isinstance(resize[name], fx.Node)}
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from graphprune.axes import ONE, Atom, Axis, Product, Solver, Sum, atoms, concat, product
 from graphprune.axes.algebra import parts
+from tests.positions import positions
 
 POOL: list[Axis] = [ONE, *(Atom(index, size) for index, size in enumerate((2, 2, 3, 4, 5)))]
 AXES = st.recursive(
@@ -32,18 +33,6 @@ def is_normal(axis: Axis) -> bool:
             each.size and not isinstance(each, Sum) and is_normal(each) for each in axis.terms
         )
     return axis.size > 0
-
-
-def positions(axis: Axis) -> list[frozenset[tuple[int, int]]]:
-    """For each position of an axis the atoms' units that it belongs to: the meaning of an axis, spelled out."""
-    if isinstance(axis, Atom):
-        return [frozenset({(axis.id, unit)}) for unit in range(axis.size)]
-    if isinstance(axis, Sum):
-        return [place for term in axis.terms for place in positions(term)]
-    found: list[frozenset[tuple[int, int]]] = [frozenset()]
-    for factor in axis.factors:
-        found = [outer | inner for outer in found for inner in positions(factor)]
-    return found
 
 
 def units(solver: Solver[str], axis: Axis) -> set[frozenset[int]]:

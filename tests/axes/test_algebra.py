@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphprune.axes import EMPTY, ONE, Atom, Axis, atoms, concat, factors_of, product, terms_of
-from tests.axes.strategies import AXES, is_normal, positions
+from tests.axes.strategies import AXES, is_normal
+from tests.positions import Units, positions
 
 A, B, C = Atom(0, 2), Atom(1, 3), Atom(2, 4)
 
@@ -39,10 +40,10 @@ def test_sums_distribute_to_the_right(a: Axis, b: Axis, c: Axis) -> None:
 
 @given(st.lists(AXES, max_size=3))
 def test_constructors_keep_the_meaning(axes: list[Axis]) -> None:
-    assert positions(concat(*axes)) == [place for axis in axes for place in positions(axis)]
-    grid = [frozenset[tuple[int, int]]()]
+    assert positions(concat(*axes)) == tuple(place for axis in axes for place in positions(axis))
+    grid: tuple[Units, ...] = ((),)
     for axis in axes:
-        grid = [outer | inner for outer in grid for inner in positions(axis)]
+        grid = tuple(outer + inner for outer in grid for inner in positions(axis))
     assert positions(product(*axes)) == grid
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphprune.axes import MAX_TERMS, Axis, Solver, concat, product, terms_of
-from tests.axes.strategies import labelled, names, parse, positions, sizes, trees, units
+from tests.axes.strategies import labelled, names, parse, sizes, trees, units
+from tests.positions import positions
 
 SIZES = st.sampled_from([1, 2, 4, 6, 12, 24, 30])
 

@@ -74,9 +74,15 @@ def test_sizes_that_are_inputs() -> None:
         down="a 2",
     )
     module = Small(row, 0)
-    traced = gp.trace(module, module.inputs, dynamic_shapes=(({0: torch.export.Dim.AUTO},),))
+    traced = gp.trace(module, module.inputs, dynamic=True)
     assert row.names <= called(traced)
     assert check_lockstep(traced, random_plan(traced)) > 0
+
+
+def test_a_size_that_is_added_is_not_zero() -> None:
+    module = Small(case("add", lambda p, x: (x @ p.up + x.shape[0]).sum(-1), up="3 a"), 0)
+    traced = gp.trace(module, module.inputs, dynamic=True)
+    assert "its masked units are not zero" in reasons(traced, "up:1")
 
 
 def test_every_axis_rule_has_a_case() -> None:

@@ -1,0 +1,56 @@
+"""Models with a graph form only: saved as tensors and a plan, loaded as a graph that takes other sizes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune as gp
+from graphprune.errors import ExportError, FileFormatError
+
+from .tiny import tiny_llama
+
+
+class Counted(nn.Module):
+    """Counts its channels in its code, so that only its graph can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.relu(self.up(x) * torch.arange(8.0)))  # type: ignore[no-any-return]
+
+
+def cut(model: nn.Module, example: Tensor) -> gp.CompactModel:
+    """The model without 40 % of its parameters, whatever only its graph can cut included."""
+    return gp.prune(model, example, ratio=0.4)
+
+
+def test_llama_with_head_dims_cut_is_saved_as_its_graph(tmp_path: Path) -> None:
+    traced = gp.trace(tiny_llama(), {"input_ids": torch.randint(0, 50, (2, 7))})
+    compact = gp.rewrite(traced, gp.select(traced, gp.score(traced), ratio=0.4, kinds=["head_dims", "channels"]))
+    assert compact.module_form is None
+    report = gp.save(compact, tmp_path / "out")
+    assert (report.form, report.difference) == ("graph", 0.0)
+    loaded = gp.load(tmp_path / "out")
+    assert loaded(input_ids=torch.randint(0, 50, (3, 11))).logits.shape[:2] == (3, 11)
+
+
+def test_a_plain_module_is_loaded_into_the_dense_one(tmp_path: Path) -> None:
+    model = Counted().eval()
+    compact = cut(model, torch.randn(3, 6))
+    gp.save(compact, tmp_path / "out")
+    inputs = torch.randn(3, 6)
+    torch.testing.assert_close(gp.load(tmp_path / "out", model=Counted())(inputs), compact(inputs))
+    with pytest.raises(ExportError, match="give it the dense module"):
+        gp.load(tmp_path / "out")
+
+
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+    gp.save(cut(Counted(), torch.randn(3, 6)), tmp_path / "out")
+    file = tmp_path / "out" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(FileFormatError, match=r"model\.safetensors"):
+        gp.load(tmp_path / "out", model=Counted())

@@ -1,0 +1,81 @@
+"""The module form: numbers that modules keep in Python follow from the axes that they count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import graphprune as gp
+from tests.lockstep import random_plan
+from tests.models import tiny, tiny_llama, tokens
+
+VECTORS, IMAGES = torch.randn(4, 3), torch.randn(2, 3, 8, 8)
+
+
+def halved(module: nn.Module, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
+    """The module form with half of every group, already verified."""
+    traced = gp.trace(module, inputs, named)
+    return gp.rewrite(traced, random_plan(traced, half=True, slots=False)).module
+
+
+LAYERS = [
+    (nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), VECTORS, {"0": {"out_features": 4}, "1": {"in_features": 4}}),
+    (nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 2)), torch.tensor([[1, 2]]), {"0": {"embedding_dim": 4}}),
+    (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1)),
+        IMAGES,
+        {"0": {"out_channels": 4}, "1": {"num_features": 4}, "3": {"in_channels": 4}},
+    ),
+    (
+        nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.GroupNorm(4, 8), nn.Conv2d(8, 2, 1)),
+        IMAGES,
+        {"1": {"groups": 4, "in_channels": 4, "out_channels": 4}, "2": {"num_groups": 2, "num_channels": 4}},
+    ),
+    (
+        nn.Sequential(nn.ConvTranspose2d(3, 8, 2, stride=2), nn.ReLU(), nn.ConvTranspose2d(8, 2, 2)),
+        IMAGES,
+        {"0": {"out_channels": 4}, "2": {"in_channels": 4}},
+    ),
+    (
+        nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 8, 2, groups=4), nn.Conv2d(8, 2, 1)),
+        IMAGES,
+        {"1": {"groups": 2}},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "x", "expected"), LAYERS, ids=["linear", "embedding", "conv", "groups", "transposed", "both"]
+)
+def test_layers_of_torch(module: nn.Module, x: torch.Tensor, expected: dict[str, dict[str, int]]) -> None:
+    compact = halved(module.eval(), x)
+    for path, numbers in expected.items():
+        child = compact.get_submodule(path)
+        assert {name: getattr(child, name) for name in numbers} == numbers
+    assert isinstance(compact(x), torch.Tensor)
+
+
+def test_llama() -> None:
+    compact = halved(tiny_llama(kv=2, rep=4), input_ids=tokens())
+    attention = compact.model.layers[0].self_attn
+    assert (attention.head_dim, attention.num_key_value_groups) == (4, 2)
+    config = compact.config
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (2, 1, 4)
+    assert (config.intermediate_size, config.hidden_size, config.vocab_size) == (40, 48, 97)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "t5", "mixtral"])
+def test_families_of_transformers(family: str) -> None:
+    model, inputs = tiny(family)
+    compact = halved(model, **inputs)
+    assert sum(p.numel() for p in compact.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+def test_the_original_keeps_its_numbers() -> None:
+    model: Any = tiny_llama()
+    halved(model, input_ids=tokens())
+    assert model.config.intermediate_size == 80
+    assert model.model.layers[0].mlp.gate_proj.out_features == 80

@@ -1,0 +1,123 @@
+"""Capturing: the graph computes what the module computes, and the module stays as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune as gp
+from graphprune.errors import CaptureError
+from tests.models import tiny, tiny_llama, tokens
+
+X = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+
+
+class Modes(nn.Linear):
+    """Switches gradients and autocast on inside."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.enable_grad():
+            y = super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return y.relu() + 1
+
+
+class InPlace(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        y = super().forward(input)
+        y.relu_().add_(1)
+        return y.view(-1)
+
+
+class Branching(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) if input.sum() > 0 else input
+
+
+def operators(traced: gp.TracedModel) -> list[str]:
+    return [str(node.target) for node in traced.graph.graph.nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize("module", [Modes(3, 4), InPlace(3, 4)], ids=["modes", "in place"])
+def test_the_graph_is_flat_and_functional(module: nn.Module) -> None:
+    traced = gp.trace(module, (X,))
+    assert torch.equal(traced.graph(X), module(X))
+    assert not any("wrap" in name or name.split(".")[-2].endswith("_") for name in operators(traced))
+
+
+def test_views_become_reshapes() -> None:
+    assert "aten.view.default" not in operators(gp.trace(InPlace(3, 4), (X,)))
+
+
+@pytest.mark.parametrize("family", ["llama", "llama with adapters", "gpt2", "bert", "t5", "mixtral"])
+def test_the_graph_computes_what_the_model_computes(family: str) -> None:
+    model, inputs = tiny(family)
+    graph = gp.trace(model, kwargs=inputs).graph
+    with torch.no_grad():
+        expected, found = model.eval()(**inputs, use_cache=False), graph(**inputs)
+    assert torch.allclose(expected.logits, found.logits, atol=1e-5)
+
+
+def test_the_module_stays_as_it_was() -> None:
+    model = tiny_llama(peft=True)
+    model.train()
+    inner: Any = model.get_submodule("base_model.model.model")
+    inner.layers[0].eval()
+    model(input_ids=tokens(), labels=tokens()).loss.backward()
+    modes = {name: module.training for name, module in model.named_modules()}
+    tensors = {name: (p, p.grad, p.requires_grad) for name, p in model.named_parameters()}
+    gp.trace(model, kwargs={"input_ids": tokens()})
+    assert inner.config.use_cache
+    assert modes == {name: module.training for name, module in model.named_modules()}
+    for name, parameter in model.named_parameters():
+        before, grad, requires_grad = tensors[name]
+        assert parameter is before
+        assert parameter.grad is grad
+        assert parameter.requires_grad == requires_grad
+
+
+def test_the_module_stays_as_it_was_when_it_can_not_be_captured() -> None:
+    module = Branching(3, 3).train()
+    with pytest.raises(CaptureError) as caught:
+        gp.trace(module, (X,))
+    assert module.training
+    assert str(caught.value).startswith("Branching can't be captured by torch.export")
+    assert str(caught.value).endswith("or trace the sub-module that holds what is to be pruned.")
+
+
+def test_parameters_are_shared_with_the_module() -> None:
+    module = nn.Linear(3, 4)
+    traced = gp.trace(module, X)
+    assert traced.program.tensor("weight") is module.weight
+    assert dict(traced.graph.named_parameters())["weight"] is module.weight
+
+
+def test_inputs_that_are_not_given() -> None:
+    assert gp.trace(tiny_llama()).kwargs["input_ids"].shape == (2, 13)
+    with pytest.raises(CaptureError, match=r"^Linear needs example inputs: gp\.trace\(model, args=\(…,\), kwargs="):
+        gp.trace(nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_inputs_in_every_form(device: str) -> None:
+    module, x = nn.Linear(3, 4, device=device), X.to(device)
+    for traced in (
+        gp.trace(module, x),
+        gp.trace(module, (x,)),
+        gp.trace(module, {"input": x}),
+        gp.trace(module, kwargs={"input": x}),
+    ):
+        assert operators(traced) == ["aten.linear.default"]
+
+
+def test_a_part_of_a_model() -> None:
+    model: Any = tiny_llama()
+    traced = gp.trace(model.model.layers[0].mlp, torch.randn(2, 5, 48))
+    assert [str(member) for member in traced.groups.prunable[0].members] == [
+        "gate_proj.weight[0]: a:80",
+        "up_proj.weight[0]: a:80",
+        "down_proj.weight[1]: a:80",
+    ]
