@@ -123,17 +123,20 @@ class PruningPlan:
         return keep
 
     def masks(self, traced: TracedModel) -> dict[str, list[Tensor | None]]:
-        """For every parameter (also under its tied names) the keep-mask of each dim, None where nothing goes."""
+        """For every parameter, by its name in ``named_parameters()``, the keep-mask of each dim; None where all stays.
+
+        Tied parameters are there once. Buffers are not: they are cut, and masking leaves them as they are.
+        """
         keep = self.keep(traced)
-        masks: dict[str, list[Tensor | None]] = {}
-        for info in traced.table.values():
-            if info.name in traced.inference.parameter_dims:
-                rows = [keep_mask(axis, keep) for axis in traced.inference.axes(info.name)]
-            else:
-                rows = [None] * len(info.shape)
-            for name in (info.name, *info.aliases):
-                masks[name] = rows
-        return masks
+        known = traced.inference.parameter_dims
+        return {
+            info.name: [
+                keep_mask(axis, keep) for axis in (traced.inference.axes(info.name) if info.name in known else ())
+            ]
+            or [None] * len(info.shape)
+            for info in traced.table.values()
+            if not info.is_buffer
+        }
 
     def to_json(self) -> str:
         """The plan as JSON text."""

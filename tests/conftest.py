@@ -8,4 +8,6 @@ import torch
 def pytest_configure() -> None:
     # Each xdist worker would otherwise start as many threads as there are cores, and they would wait for each other.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the processes that tests start
