@@ -29,6 +29,10 @@ class PlanError(GraphPruneError):
     """A plan that is malformed, or was made for another model."""
 
 
+class UnknownNameError(GraphPruneError):
+    """A group or a parameter that the model does not have."""
+
+
 class BudgetError(GraphPruneError):
     """A ratio that is out of range or can't be met."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -114,3 +115,12 @@ def has(module: nn.Module, name: str) -> bool:
     except AttributeError:
         return False
     return True
+
+
+def location(node: fx.Node) -> str:
+    """Where a call stands: ``model.layers.0.mlp (modeling_llama.py:120)``."""
+    modules = list((node.meta.get("nn_module_stack") or {}).values())
+    path = modules[-1][0] if modules else ""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    source = f"{frames[-1][0].rsplit('/', 1)[-1]}:{frames[-1][1]}" if frames else ""
+    return f"{path or node.name} ({source})" if source else path or node.name

@@ -10,7 +10,8 @@ from typing import Any
 import networkx as nx
 from torch import fx, nn
 
-from .groups import Groups
+from .explain import Explanation, explain
+from .groups import Groups, PruningGroup
 from .program import Inference, ParameterInfo, Program
 
 
@@ -58,3 +59,15 @@ class TracedModel:
     def parameter_count(self) -> int:
         """The number of parameters, tied ones counted once."""
         return self.program.parameter_count
+
+    def explain(self, what: PruningGroup | str, other: PruningGroup | str | None = None) -> Explanation:
+        """Why a group is cut or not, what the dims of a parameter are, or why two of them are cut together.
+
+        ``what`` and ``other`` are a group, or the name of a group, of a parameter (``"layer.weight"``) or of one dim
+        of it (``"layer.weight[0]"``). Of a group this gives the members and, where it is frozen, the calls from its
+        first member to the one that freezes it; of two, the shortest path of calls between them. Print the result.
+
+        Raises:
+            UnknownNameError: the model has no group and no parameter of that name.
+        """
+        return explain(self, what, other)

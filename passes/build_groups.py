@@ -21,7 +21,7 @@ from torch import fx
 from ..axes import Atom, Axis, Freeze, Product, Sum, atoms
 from ..axes.algebra import parts
 from ..groups import Groups, Kind, Member, PruningGroup, share_per_unit
-from ..program import Inference, Program
+from ..program import Inference, Program, location
 from ..rules import Dims
 from .infer_axes import info_of
 
@@ -155,15 +155,6 @@ def _why(mark: Freeze[fx.Node] | None) -> str | None:
     if mark is None:
         return None
     return mark.reason if mark.cause is None else f"{mark.reason} at {location(mark.cause)}"
-
-
-def location(node: fx.Node) -> str:
-    """Where a call stands: ``model.layers.0.mlp (modeling_llama.py:120)``."""
-    modules = list((node.meta.get("nn_module_stack") or {}).values())
-    path = modules[-1][0] if modules else ""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    source = f"{frames[-1][0].rsplit('/', 1)[-1]}:{frames[-1][1]}" if frames else ""
-    return f"{path or node.name} ({source})" if source else path or node.name
 
 
 def _labels(uses: Mapping[Atom, list[tuple[str, int, Axis]]]) -> dict[Atom, str]:

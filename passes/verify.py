@@ -2,7 +2,8 @@
 
 1. The compact tensors are the kept slices of the original ones, to the bit.
 2. The original with zeros in place of the pruned units gives the same outputs as the compact model, on the inputs that
-   the model was traced with, in float64 where it fits.
+   the model was traced with, in float64 where it fits: also inside a module that insists on float32, whose rounding
+   would hide small mistakes and look like one.
 3. The check can fail: zeros in place of the pruned units change the outputs of the original.
 
 Where a wrong slice could not be seen, since a parameter is constant (the zeros of a fresh adapter, the ones of a norm)
@@ -13,19 +14,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..axes import Axis
 from ..errors import VerificationError
 from ..masks import Keep, SlotOutsideError, keep_mask
-from ..program import Inference, Program, fetch, has
+from ..program import Inference, Program, fetch, has, location
 from ..rules import Dims
-from .build_groups import location
 from .slice_parameters import DimMasks, is_zero_where_masked, parameter_masks, slice_tensor, zero_masked
 from .trace import inference_mode_of
 
@@ -73,7 +75,7 @@ class Check:
     """Outputs of the module with zeros in place of the pruned units."""
 
     masked_graph: list[Tensor]
-    """The same from its graph, in which every floating type is ``dtype``, also where the module insists on float32."""
+    """The same from its graph."""
 
     sliced: Mapping[str, Tensor]
     """The kept slices of the probes, for the parameters of which something goes."""
@@ -191,6 +193,20 @@ def check_module(check: Check, compact: nn.Module) -> float:
     return worst
 
 
+def same_values(program: Program, compact: fx.GraphModule, module: nn.Module, dtype: torch.dtype | None) -> bool | None:
+    """Whether a graph form and a module form that hold the same tensors compute the same from them, on the host.
+
+    ``dtype`` is the type to run in, None for the model's own; None as an answer says that one of the two fails in it.
+    """
+    values = {name: _cast(fetch(compact, name), dtype) for name in _attributes(compact)}
+    try:
+        expected = _run_graph(program, _promoted(compact, dtype), values)
+        found = _run_module(program, module, {}, dtype)
+    except Exception:  # whatever a forward finds wrong with its shapes or types
+        return None
+    return difference(expected, found) <= (FLOAT64_TOLERANCE if dtype == torch.float64 else TOLERANCE)
+
+
 def difference(expected: list[Tensor], found: list[Tensor]) -> float:
     """The largest difference between two lists of tensors, relative to the largest value; infinite if shapes differ."""
     if [each.shape for each in expected] != [each.shape for each in found]:
@@ -261,8 +277,22 @@ def _run_module(
         for name, tensor in named():
             values[name] = replaced[name] if name in replaced else _cast(tensor, dtype)
     args, kwargs = _inputs(program, dtype)
-    with inference_mode_of(module):
+    with inference_mode_of(module), nullcontext() if dtype is None else _Promoting(dtype):
         return _tensors(torch.func.functional_call(module, values, args, kwargs))
+
+
+class _Promoting(TorchDispatchMode):
+    """Runs every call with ``dtype`` in place of the floating types that it names: ``.float()`` changes nothing."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*(self._promote(each) for each in args), **{k: self._promote(v) for k, v in (kwargs or {}).items()})
+
+    def _promote(self, value: Any) -> Any:
+        return self.dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
 
 
 def _tensors(outputs: Any) -> list[Tensor]:

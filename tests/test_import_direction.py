@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"graphprune.axes"},
     {"graphprune.files", "graphprune.quiet", "graphprune.schedule"},
     {"graphprune.rules", "graphprune.program", "graphprune.groups", "graphprune.masks", "graphprune.plan"},
-    {"graphprune.traced"},
+    {"graphprune.traced", "graphprune.explain"},
     {"graphprune.passes"},
     {"graphprune.budget", "graphprune.matrices", "graphprune.scores", "graphprune.criteria"},
     {"graphprune.adapters", "graphprune.origin", "graphprune.compact", "graphprune.pipeline", "graphprune.scoring"},

@@ -11,7 +11,7 @@ more pieces is frozen, so the whole inference is linear in the graph however lon
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from .algebra import ONE, Atom, Axis, Product, Sum, atoms, concat, factors_of, product, terms_of
@@ -35,10 +35,11 @@ class Coupling(Generic[Cause]):
 
 @dataclass(frozen=True, slots=True)
 class Freeze(Generic[Cause]):
-    """Why an atom can't be cut."""
+    """Why an atom can't be cut, and the atom that was marked so at first: the mark goes over to what is bound to it."""
 
     reason: str
     cause: Cause | None
+    place: int | None = None
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Solver(Generic[Cause]):
 
     def _mark(self, marks: dict[int, Freeze[Cause]], axis: Axis, mark: Freeze[Cause]) -> None:
         for atom in atoms(self.resolve(axis)):
-            marks.setdefault(atom.id, mark)
+            marks.setdefault(atom.id, mark if mark.place is not None else replace(mark, place=atom.id))
 
     def is_frozen(self, axis: Axis) -> bool:
         """Whether every atom of ``axis`` is frozen (so also where it has none)."""
@@ -102,6 +103,7 @@ class Solver(Generic[Cause]):
 
     def unify(self, a: Axis, b: Axis, cause: Cause | None = None) -> None:
         """Make ``a`` and ``b``, of the same size, the same axis; freeze what has no common refinement."""
+        ends = (a.id, b.id) if isinstance(a, Atom) and isinstance(b, Atom) else None
         a, b = self.resolve(a), self.resolve(b)
         if a == b:
             return
@@ -109,7 +111,8 @@ class Solver(Generic[Cause]):
             raise ValueError(f"axes of different sizes can't be unified: {a} has {a.size}, {b} has {b.size}")
         if isinstance(a, Atom) and isinstance(b, Atom):
             older, newer = sorted((a, b), key=lambda atom: atom.id)
-            self._bind(newer, older, cause)
+            # the log holds the axes that met in the call, and not what they had become: paths in it are explanations
+            self._bind(newer, older, cause, ends)
         elif max(len(terms_of(a)), len(terms_of(b))) > MAX_TERMS or max(self._depth(a), self._depth(b)) >= MAX_DEPTH:
             self._freeze_both(a, b, f"the graph cuts it into more than {MAX_TERMS} pieces", cause)
         elif not any(atoms(a)) or not any(atoms(b)):
@@ -145,11 +148,11 @@ class Solver(Generic[Cause]):
             mark = first or Freeze(reason, cause)
             self._mark(self.frozen, axis, mark)
 
-    def _bind(self, atom: Atom, axis: Axis, cause: Cause | None) -> None:
+    def _bind(self, atom: Atom, axis: Axis, cause: Cause | None, ends: tuple[int, int] | None = None) -> None:
         """Replace ``atom`` by ``axis`` everywhere; its marks go over to what it is made of."""
         part = not isinstance(axis, Atom)
         for other in {other.id for other in atoms(axis)}:
-            self.couplings.append(Coupling(atom.id, other, cause, part))
+            self.couplings.append(Coupling(*(ends or (atom.id, other)), cause, part))
             self.depths[other] = max(self.depths[other], self.depths[atom.id] + part)
         for marks in (self.frozen, self.statistics):
             if atom.id in marks:

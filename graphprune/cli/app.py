@@ -236,10 +236,18 @@ def inspect(
         bool, typer.Option("--lora", help="Put LoRA adapters on the linear layers first, as prune does.")
     ] = False,
     kind: Annotated[list[Kind] | None, typer.Option(help="Only groups of this kind (may be repeated).")] = None,
+    explain: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHAT", help="Explain a group or a parameter; given twice, why two are cut together."),
+    ] = None,
 ) -> None:
     """Show the pruning groups of a model; its weights are not needed."""
+    from .inspect import explain as explain_it
     from .inspect import inspect as run
 
+    if explain:
+        explain_it(model, explain, lora=lora)
+        return
     run(model, lora=lora, as_json=json, every=every, kinds=[each.value for each in kind or ()])
 
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SourceError
+from ..errors import SourceError, UnknownNameError
 from ..report.description import describe, removable
 from ..report.tables import count, groups_table
 from .console import show, show_table
@@ -51,6 +51,19 @@ def inspect(
     show_summary(traced)
     show()
     show_table(groups_table(wanted, every=every))
+
+
+def explain(model: str, what: Sequence[str], *, lora: bool = False) -> None:
+    """Print what a group or a parameter is, or why two of them are cut together.
+
+    Raises:
+        SourceError: there is no such model.
+        CaptureError: the model can't be captured.
+        UnknownNameError: it has no such group or parameter, or there are more than two.
+    """
+    if len(what) > 2:
+        raise UnknownNameError(f"--explain takes one name or two, not {len(what)}")
+    show(str(trace_on_meta(model, lora=lora).explain(*what)))
 
 
 def show_summary(traced: TracedModel) -> None:

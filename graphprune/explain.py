@@ -1,0 +1,245 @@
+"""Why dims are cut together and why some can't be cut: paths of couplings, read from the log of the inference.
+
+::
+
+    mlp.up_proj.weight[0] and mlp.down_proj.weight[1] are cut together (mlp:channels)
+        mlp.up_proj.weight[0]
+      = linear in mlp.up_proj (linear.py:134)
+      = mul in mlp (modeling_llama.py:174)
+      = linear in mlp.down_proj (linear.py:134)
+        mlp.down_proj.weight[1]
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import networkx as nx
+from torch import fx
+
+from .axes import Atom, atoms
+from .errors import UnknownNameError
+from .groups import PruningGroup
+from .program import location
+from .rules.registry import operator_name
+
+if TYPE_CHECKING:
+    from .traced import TracedModel
+
+MOST_LISTED = 12
+"""More members of a group than this are counted and not listed."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call on a path: the operator that makes two dims the same axis, and where it stands."""
+
+    operator: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.operator} in {self.place}"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why something is as it is, in text (``str``) and as data.
+
+    ``about`` is the answer in one sentence, ``details`` are lines that go with it. ``steps`` are the calls that lead
+    from ``start`` to ``end``: to the other dim, or to where an axis is frozen.
+    """
+
+    about: str
+    details: tuple[str, ...] = ()
+    start: str | None = None
+    steps: tuple[Step, ...] = ()
+    end: str | None = None
+
+    def __str__(self) -> str:
+        lines = [self.about, *(f"  {line}" for line in self.details)]
+        if self.start is not None and self.end is not None:
+            lines += [f"    {self.start}", *(f"  = {step}" for step in self.steps), f"    {self.end}"]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Dim:
+    """One dim of a parameter: the atom that inference gave to it at first, and those of its axis now."""
+
+    parameter: str
+    dim: int
+    origin: int | None
+    atoms: tuple[Atom, ...]
+
+    def __str__(self) -> str:
+        return f"{self.parameter}[{self.dim}]"
+
+
+def explain(traced: TracedModel, what: PruningGroup | str, other: PruningGroup | str | None = None) -> Explanation:
+    """Say what a group or a parameter is, or why two of them are cut together (see ``TracedModel.explain``).
+
+    Raises:
+        UnknownNameError: the model has no group and no parameter of that name.
+    """
+    found = _find(traced, what)
+    if other is not None:
+        return _coupling(traced, what, found, other, _find(traced, other))
+    return _group(traced, found) if isinstance(found, PruningGroup) else _parameter(traced, str(what), found)
+
+
+def _find(traced: TracedModel, what: PruningGroup | str) -> PruningGroup | list[_Dim]:
+    if isinstance(what, PruningGroup):
+        return what
+    group = next((group for group in traced.groups if group.name == what), None)
+    if group is not None:
+        return group
+    name, dim = what, None
+    indexed = re.fullmatch(r"(.+)\[(-?[0-9]+)\]", what)
+    if indexed:
+        name, dim = indexed[1], int(indexed[2])
+    names = {alias: info.name for info in traced.table.values() for alias in (info.name, *info.aliases)}
+    if name not in names:
+        known = [*(group.name for group in traced.groups), *names]
+        near = difflib.get_close_matches(what, known, n=3, cutoff=0.4)
+        raise UnknownNameError(
+            f"there is no group and no parameter {what!r} in the model" + (f"; near are {', '.join(near)}" * bool(near))
+        )
+    info = traced.table[names[name]]
+    rank = len(info.shape)
+    if dim is not None and not -rank <= dim < rank:
+        raise UnknownNameError(f"{name} has {rank} dims, so there is no {what}")
+    if info.name not in traced.inference.parameter_dims:
+        return [_Dim(name, at, None, ()) for at in ([dim % rank] if dim is not None else range(rank))]
+    dims = list(_dims(traced, info.name))
+    return dims if dim is None else [dims[dim]]
+
+
+def _dims(traced: TracedModel, name: str) -> Iterable[_Dim]:
+    own = traced.inference.parameter_dims[name].axes
+    for dim, (before, after) in enumerate(zip(own, traced.inference.axes(name), strict=True)):
+        yield _Dim(name, dim, before.id if isinstance(before, Atom) else None, tuple(dict.fromkeys(atoms(after))))
+
+
+def _group(traced: TracedModel, group: PruningGroup) -> Explanation:
+    about = f"{group.name}: {group.units} units of {group.params_per_unit} parameters, {group.status}"
+    reason = f", since {group.reason}" if group.reason else ""
+    if group.slot is not None:
+        reason += f"; each of {group.slot.size} slots may keep its own units"
+    listed = [str(member) for member in group.members[:MOST_LISTED]]
+    if len(group.members) > MOST_LISTED:
+        listed.append(f"… and {len(group.members) - MOST_LISTED} more")
+    solver = traced.inference.solver
+    mark = solver.frozen.get(group.atom.id) or (
+        solver.statistics.get(group.atom.id) if group.status == "statistics" else None
+    )
+    if mark is None or mark.place is None or mark.cause is None:
+        return Explanation(about + reason, tuple(listed))
+    first = next(dim for dim in _dims(traced, group.members[0].parameter) if dim.dim == group.members[0].dim)
+    path = None if first.origin is None else _path(traced, group.atom, [first.origin], [mark.place])
+    if path is None:
+        return Explanation(about + reason, tuple(listed))
+    end = f"{mark.reason}: {_step(mark.cause)}"
+    return Explanation(about + reason, tuple(listed), str(first), _steps(traced, path), end)
+
+
+def _parameter(traced: TracedModel, what: str, dims: Sequence[_Dim]) -> Explanation:
+    name = re.sub(r"\[-?[0-9]+\]$", "", what)
+    info = next(info for info in traced.table.values() if name in (info.name, *info.aliases))
+    about = f"{name} {list(info.shape)}" + (f", which is {info.name}" if info.name != name else "")
+    if info.name not in traced.inference.parameter_dims:
+        return Explanation(f"{about}: nothing in the graph uses it")
+    by_atom = {group.atom: group for group in traced.groups}
+    lines: list[str] = []
+    for dim in dims:
+        groups = [by_atom[atom] for atom in dim.atoms if atom in by_atom]
+        text = next(
+            (m.text for g in groups for m in g.members if (m.parameter, m.dim) == (dim.parameter, dim.dim)), "1"
+        )
+        lines.append(f"[{dim.dim}]: {text}")
+        lines += [
+            f"  {g.name}: {g.units} units, {g.status}" + (f", since {g.reason}" if g.reason else "") for g in groups
+        ]
+    return Explanation(about, tuple(lines))
+
+
+def _coupling(
+    traced: TracedModel,
+    what: PruningGroup | str,
+    found: PruningGroup | list[_Dim],
+    other: PruningGroup | str,
+    others: PruningGroup | list[_Dim],
+) -> Explanation:
+    left, right = _sides(traced, found), _sides(traced, others)
+    shared = [atom for atom in left if atom in right]
+    best: tuple[Atom, list[int], _Dim, _Dim] | None = None
+    for atom in shared:
+        starts = {dim.origin: dim for dim in left[atom] if dim.origin is not None}
+        ends = {dim.origin: dim for dim in right[atom] if dim.origin is not None}
+        path = _path(traced, atom, list(starts), list(ends))
+        if path is not None and (best is None or len(path) < len(best[1])):
+            best = atom, path, starts[path[0]], ends[path[-1]]
+    names = [each.name if isinstance(each, PruningGroup) else each for each in (what, other)]
+    if best is None:
+        return Explanation(f"{names[0]} and {names[1]} are not coupled: no unit of one goes with a unit of the other")
+    atom, path, start, end = best
+    group = next((group.name for group in traced.groups if group.atom == atom), None)
+    within = f" ({group})" if group else ""
+    about = f"{names[0]} and {names[1]} are cut together{within}"
+    if len(path) == 1:
+        return Explanation(f"{about}: they are the same axis from the start")
+    return Explanation(about, (), str(start), _steps(traced, path), str(end))
+
+
+def _sides(traced: TracedModel, found: PruningGroup | list[_Dim]) -> Mapping[Atom, list[_Dim]]:
+    """The dims that may be an end of a path, by the atoms that they have."""
+    sides: dict[Atom, list[_Dim]] = {}
+    if isinstance(found, PruningGroup):
+        for member in found.members:
+            dim = next(dim for dim in _dims(traced, member.parameter) if dim.dim == member.dim)
+            sides.setdefault(found.atom, []).append(dim)
+        return sides
+    for dim in found:
+        for atom in dim.atoms:
+            sides.setdefault(atom, []).append(dim)
+    return sides
+
+
+def _path(traced: TracedModel, atom: Atom, starts: Sequence[int], ends: Sequence[int]) -> list[int] | None:
+    """The shortest path between atoms over those that are, or have in them, one atom; None where there is none."""
+    solver, graph = traced.inference.solver, traced.dependency_graph
+
+    def has(node: int) -> bool:
+        return any(each == atom for each in atoms(solver.resolve(Atom(node, solver.sizes[node]))))
+
+    within = graph.subgraph([node for node in graph if has(node)])
+    targets = [end for end in ends if end in within]
+    best: list[int] | None = None
+    for start in starts:
+        if start not in within:
+            continue
+        lengths, paths = nx.single_source_dijkstra(within, start, weight=None)
+        for end in targets:
+            if end in lengths and (best is None or len(paths[end]) < len(best)):
+                best = paths[end]
+    return best
+
+
+def _steps(traced: TracedModel, path: Sequence[int]) -> tuple[Step, ...]:
+    """The calls along a path, a call that makes several steps in a row once."""
+    nodes: list[fx.Node] = []
+    for a, b in pairwise(path):
+        edges = traced.dependency_graph.get_edge_data(a, b).values()
+        node = next((edge["node"] for edge in edges if edge["node"] is not None), None)
+        if node is not None and (not nodes or nodes[-1] is not node):
+            nodes.append(node)
+    return tuple(map(_step, nodes))
+
+
+def _step(node: fx.Node) -> Step:
+    name = operator_name(node.target) if node.op == "call_function" else node.op
+    return Step(name.removeprefix("aten::"), location(node))
