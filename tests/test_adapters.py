@@ -74,6 +74,8 @@ def test_carried_plan_cuts_every_weight_alike(make: Any) -> None:
     for path, child in plain_modules(traced.module):
         old = next(name for name, module in traced.module.named_modules() if module is child)
         for name, _ in child.named_parameters(recurse=False):
+            if f"{old}.{name}" not in before:
+                continue  # the second name of a tied weight
             pairs = zip(before[f"{old}.{name}"], after[f"{path}.{name}"], strict=True)
             assert all(a is b is None or (a is not None and torch.equal(a, b)) for a, b in pairs)  # type: ignore[arg-type]
 
