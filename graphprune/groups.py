@@ -102,7 +102,7 @@ class Groups(Sequence[PruningGroup]):
     @property
     def cuttable(self) -> tuple[PruningGroup, ...]:
         """The groups that are cut by default or when they are asked for by their kind."""
-        return tuple(group for group in self.rows if group.status in ("prunable", "rank"))
+        return tuple(group for group in self.rows if group.status != "frozen")
 
     def __str__(self) -> str:
         rows = [("group", "kind", "units", "members", "params/unit", "status")]

@@ -4,7 +4,8 @@
 2. The original with zeros in place of the pruned units gives the same outputs as the compact model, on the inputs that
    the model was traced with, in float64 where it fits: also inside a module that insists on float32, whose rounding
    would hide small mistakes and look like one.
-3. The check can fail: zeros in place of the pruned units change the outputs of the original.
+3. Where a statistic is taken over an axis that is cut, it counts what is kept: the reference takes it so too.
+4. The check can fail: zeros in place of the pruned units change the outputs of the original.
 
 Where a wrong slice could not be seen, since a parameter is constant (the zeros of a fresh adapter, the ones of a norm)
 or zero in its pruned part, the check runs on a probe of it with noise added, the same in both models.
@@ -23,13 +24,17 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..axes import Axis
+from ..axes import Axis, atoms
 from ..errors import VerificationError
 from ..masks import Keep, SlotOutsideError, keep_mask
 from ..program import Inference, Program, fetch, has, location
 from ..rules import Dims
+from ..rules.registry import bound_arguments, operator_name
+from ..rules.statistics import Masks, references
 from .slice_parameters import DimMasks, is_zero_where_masked, parameter_masks, slice_tensor, zero_masked
 from .trace import inference_mode_of
+
+Record = Callable[[fx.Node, Any], None]
 
 FLOAT64_TOLERANCE = 1e-6
 TOLERANCE = 1e-4
@@ -81,10 +86,17 @@ class Check:
     """The kept slices of the probes, for the parameters of which something goes."""
 
     masked_tensors: Mapping[str, Tensor]
+    statistics: Mapping[str, Masks]
+    """For each call, by its name, that takes a statistic over an axis that is cut: the masks of its input's dims."""
 
     @property
     def tolerance(self) -> float:
         return FLOAT64_TOLERANCE if self.dtype == torch.float64 else TOLERANCE
+
+    @property
+    def module_tolerance(self) -> float:
+        """Where statistics are cut, a module that may insist on float32 is compared with a graph that does not."""
+        return TOLERANCE if self.statistics else self.tolerance
 
     @property
     def effect(self) -> float:
@@ -116,17 +128,30 @@ def prepare_check(program: Program, inference: Inference, keep: Keep) -> Check |
                 raise
             continue  # the model mixes in types of its own: check it in its own types
         sliced = {name: slice_tensor(probe, masks[name]) for name, probe in probes.items()}
-        graph_outputs = _run_graph(
-            program, _promoted(program.graph, dtype), _graph_values(program, inference, masked, dtype)
-        )
+        promoted, values = _promoted(program.graph, dtype), _graph_values(program, inference, masked, dtype)
+        graph_outputs = _run_graph(program, promoted, values)
         captured = difference(masked_outputs, graph_outputs)
         if not captured <= TOLERANCE:
             raise VerificationError(
                 f"the captured graph differs from the module itself by {captured:.1e}, which computes something else "
                 "at each call; trace the sub-module that holds what you want to prune"
             )
+        counted = _cut_statistics(program, inference, keep)
+        if counted:
+            # no module takes its statistics over kept units only: a graph does, and stands for both forms
+            graph_outputs = masked_outputs = _run_graph(program, promoted, values, statistics=counted)
         check = Check(
-            program, inference, keep, masks, dtype, dense_outputs, masked_outputs, graph_outputs, sliced, masked
+            program,
+            inference,
+            keep,
+            masks,
+            dtype,
+            dense_outputs,
+            masked_outputs,
+            graph_outputs,
+            sliced,
+            masked,
+            counted,
         )
         if masks and not check.effect > 10 * torch.finfo(dtype or torch.float32).eps:
             raise VerificationError(
@@ -188,7 +213,7 @@ def check_module(check: Check, compact: nn.Module) -> float:
     except Exception as error:
         raise VerificationError(f"the module form does not run: {_first_line(error)}") from error
     worst = difference(check.masked, outputs)
-    if not worst <= check.tolerance:
+    if not worst <= check.module_tolerance:
         raise VerificationError(f"the module form differs from the masked model by {worst:.1e}")
     return worst
 
@@ -335,11 +360,16 @@ class _Substituted(fx.Interpreter):
     """Runs a graph with other values for its attributes."""
 
     def __init__(
-        self, graph: fx.GraphModule, values: Mapping[str, Tensor], record: Callable[[fx.Node, Any], None] | None = None
+        self,
+        graph: fx.GraphModule,
+        values: Mapping[str, Tensor],
+        record: Record | None = None,
+        statistics: Mapping[str, Masks] | None = None,
     ):
         super().__init__(graph)
         self.values = values
         self.record = record
+        self.statistics = statistics or {}
 
     def fetch_attr(self, target: str) -> Any:
         return self.values[target] if target in self.values else super().fetch_attr(target)
@@ -349,10 +379,15 @@ class _Substituted(fx.Interpreter):
         return self.run(*tree_leaves((args, dict(kwargs))), enable_io_processing=False)
 
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
+        value = self._counted(n) if n.name in self.statistics else super().run_node(n)
         if self.record is not None:
             self.record(n, value)
         return value
+
+    def _counted(self, node: fx.Node) -> Any:
+        """A statistic over the positions that are kept."""
+        arguments = {name: self.map_nodes_to_values(value, node) for name, value in bound_arguments(node).items()}
+        return references[operator_name(node.target)](arguments, self.statistics[node.name])
 
 
 def _first_disagreement(check: Check, compact: fx.GraphModule, values: Mapping[str, Tensor]) -> str:
@@ -373,7 +408,8 @@ def _first_disagreement(check: Check, compact: fx.GraphModule, values: Mapping[s
 
     masked = _graph_values(program, inference, check.masked_tensors, check.dtype)
     original = _promoted(program.graph, check.dtype)
-    _run_graph(program, original, masked, lambda node, value: expected.__setitem__(node.name, value))
+    keep_value: Record = lambda node, value: expected.__setitem__(node.name, value)  # noqa: E731
+    _run_graph(program, original, masked, keep_value, check.statistics)
     _run_graph(program, compact, values, compare)
     return found[0] if found else "its outputs"
 
@@ -401,13 +437,40 @@ def _run_graph(
     program: Program,
     graph: fx.GraphModule,
     values: Mapping[str, Tensor],
-    record: Callable[[fx.Node, Any], None] | None = None,
+    record: Record | None = None,
+    statistics: Mapping[str, Masks] | None = None,
 ) -> list[Tensor]:
-    """The outputs of a graph on the inputs that its module was traced with."""
+    """The outputs of a graph on the inputs that its module was traced with.
+
+    The calls named in ``statistics`` count only the positions that the masks of their input's dims keep.
+    """
     wide = any(value.dtype == torch.float64 for value in values.values())
     args, kwargs = _inputs(program, torch.float64 if wide else None)
     with torch.no_grad():
-        return _tensors(_Substituted(graph, values, record).call(args, kwargs))
+        return _tensors(_Substituted(graph, values, record, statistics or {}).call(args, kwargs))
+
+
+def _cut_statistics(program: Program, inference: Inference, keep: Keep) -> dict[str, Masks]:
+    """The calls that take a statistic over an axis of which something goes, and the masks of their input's dims.
+
+    Raises:
+        VerificationError: there is no reference for such a call.
+    """
+    flagged = keep.keys() & inference.solver.statistics.keys()
+    found: dict[str, Masks] = {}
+    for node in program.graph.graph.nodes if flagged else ():
+        mark = [inference.solver.statistics[atom].cause is node for atom in flagged]
+        name = operator_name(node.target) if node.op == "call_function" else ""
+        dims = inference.dims.get(node.all_input_nodes[0]) if name in references and node.all_input_nodes else None
+        if isinstance(dims, Dims):
+            axes = [inference.solver.resolve(axis) for axis in dims.axes]
+            if any(atom.id in flagged for axis in axes for atom in atoms(axis)):
+                found[node.name] = [keep_mask(axis, keep) for axis in axes]
+        elif any(mark):
+            raise VerificationError(
+                f"{node.target} takes a statistic over what is cut, and there is no reference for it"
+            )
+    return found
 
 
 def _first_line(error: BaseException) -> str:

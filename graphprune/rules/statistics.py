@@ -1,0 +1,138 @@
+"""Statistics over some of the positions: what an operator gives if those that are cut do not count.
+
+A normalisation over an axis that is cut takes its statistic over what is kept. Masking alone would count the zeros, so
+the reference that a cut is verified against replaces these operators by the functions here, which are given the masks
+of the input's dims. They are written plainly, with sums and counts, and share nothing with the operators.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .registry import dim_index
+
+Masks = Sequence[Tensor | None]
+"""The keep-mask of each dim of the input, None where all positions count."""
+
+Reference = Callable[[Mapping[str, Any], Masks], Any]
+
+references: dict[str, Reference] = {}
+
+
+def reference(*operators: str) -> Callable[[Reference], Reference]:
+    """Register what operators give where only some positions count, by their arguments' names."""
+
+    def register(function: Reference) -> Reference:
+        references.update({f"aten::{operator}": function for operator in operators})
+        return function
+
+    return register
+
+
+def counted(x: Tensor, dims: Sequence[int], masks: Masks) -> tuple[Tensor, int]:
+    """A mask that broadcasts to ``x`` and is one where positions count along ``dims``, and how many count there."""
+    weight = x.new_ones([1] * x.ndim)
+    for dim in dims:
+        mask = masks[dim]
+        if mask is not None:
+            shape = [1] * x.ndim
+            shape[dim] = -1
+            weight = weight * mask.to(x).reshape(shape)
+    positions = math.prod(x.shape[dim] if (mask := masks[dim]) is None else int(mask.sum()) for dim in dims)
+    return weight, positions
+
+
+def moments(x: Tensor, dims: Sequence[int], masks: Masks, correction: float = 0) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the positions of ``dims`` that count; the dims stay, with one position."""
+    weight, positions = counted(x, dims, masks)
+    mean = (x * weight).sum(list(dims), keepdim=True) / positions
+    spread = ((x - mean) * weight).square().sum(list(dims), keepdim=True)
+    return mean, spread / (positions - correction)
+
+
+def chosen_dims(arguments: Mapping[str, Any], x: Tensor) -> list[int]:
+    """The dims that a reduction names; all of them where it names none."""
+    dims = arguments.get("dim")
+    if dims is None or dims == []:
+        return list(range(x.ndim))
+    return [dim_index(dim, x.ndim) for dim in ([dims] if isinstance(dims, int) else dims)]
+
+
+def reduced(value: Tensor, dims: Sequence[int], arguments: Mapping[str, Any]) -> Tensor:
+    """The result of a reduction with or without its dims."""
+    return value if arguments.get("keepdim") else value.squeeze(list(dims))
+
+
+@reference("mean")
+def mean(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
+    x = arguments["self"]
+    dims = chosen_dims(arguments, x)
+    return reduced(moments(x, dims, masks)[0], dims, arguments)
+
+
+@reference("var")
+def variance(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
+    x = arguments["self"]
+    dims = chosen_dims(arguments, x)
+    correction = arguments.get("correction", arguments.get("unbiased"))
+    _, spread = moments(x, dims, masks, 1.0 if correction is None else float(correction))
+    return reduced(spread, dims, arguments)
+
+
+@reference("var_mean")
+def variance_and_mean(arguments: Mapping[str, Any], masks: Masks) -> tuple[Tensor, Tensor]:
+    return variance(arguments, masks), mean(arguments, masks)
+
+
+@reference("std")
+def deviation(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
+    return variance(arguments, masks).sqrt()
+
+
+@reference("layer_norm")
+def layer_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
+    x = arguments["input"]
+    dims = range(x.ndim - len(arguments["normalized_shape"]), x.ndim)
+    centre, spread = moments(x, dims, masks)
+    return scaled((x - centre) * (spread + arguments["eps"]).rsqrt(), arguments)
+
+
+@reference("rms_norm")
+def rms_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
+    x = arguments["input"]
+    dims = range(x.ndim - len(arguments["normalized_shape"]), x.ndim)
+    eps = arguments["eps"] if arguments["eps"] is not None else torch.finfo(x.dtype).eps
+    square, _ = moments(x.square(), dims, masks)
+    return scaled(x * (square + eps).rsqrt(), arguments)
+
+
+@reference("group_norm")
+def group_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
+    """A group counts the channels of it that are kept; every group keeps the same number."""
+    x, groups = arguments["input"], arguments["num_groups"]
+    grid = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+    weight = grid.new_ones([1, groups, grid.shape[2], *[1] * (grid.ndim - 3)])
+    if masks[1] is not None:
+        weight = masks[1].to(x).reshape(weight.shape)
+    dims = list(range(2, grid.ndim))
+    positions = weight.sum(2, keepdim=True) * math.prod(grid.shape[3:])
+    positions = positions.clamp_min(1)  # a group that is cut as a whole counts nothing
+    centre = (grid * weight).sum(dims, keepdim=True) / positions
+    spread = ((grid - centre) * weight).square().sum(dims, keepdim=True) / positions
+    normal = ((grid - centre) * (spread + arguments["eps"]).rsqrt()).reshape(x.shape)
+    shape = [1, -1, *[1] * (x.ndim - 2)]
+    weight, bias = arguments.get("weight"), arguments.get("bias")
+    normal = normal if weight is None else normal * weight.reshape(shape)
+    return normal if bias is None else normal + bias.reshape(shape)
+
+
+def scaled(normal: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+    """A normalised tensor times the weight plus the bias."""
+    weight, bias = arguments.get("weight"), arguments.get("bias")
+    normal = normal if weight is None else normal * weight
+    return normal if bias is None else normal + bias

@@ -1,0 +1,108 @@
+"""Groups that a normalisation takes its statistic over, cut because they were asked for."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import graphprune as gp
+from graphprune.errors import VerificationError
+from graphprune.rules import statistics
+
+
+class Normalised(nn.Module):
+    """A residual width under a norm of some kind."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.up, self.norm, self.mix, self.down = nn.Linear(5, 12), norm, nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        hidden = hidden + self.mix(self.norm(hidden))
+        return self.down(self.norm(hidden))  # type: ignore[no-any-return]
+
+
+class RootMeanSquare(nn.Module):
+    """RMSNorm as transformers writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+class Whitened(nn.Module):
+    """A norm by variance, and one by standard deviation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x / (x.var(-1, keepdim=True, correction=0) + x.std(-1, keepdim=True))
+
+
+class GroupNormalised(nn.Module):
+    """Channels within the groups of a group norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(3, 12, 3), nn.GroupNorm(3, 12), nn.Conv2d(12, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.silu(self.norm(self.first(x))))  # type: ignore[no-any-return]
+
+
+def random_affine(norm: nn.Module) -> nn.Module:
+    """The norm with a weight and a bias that matter."""
+    for parameter in norm.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    return norm
+
+
+def cut(model: nn.Module, example: Tensor) -> gp.CompactModel:
+    """The model without a quarter of what its statistics groups hold."""
+    traced = gp.trace(model.eval(), example)
+    return gp.rewrite(traced, gp.select(traced, gp.score(traced), ratio=0.25, of="prunable", kinds=["statistics"]))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.LayerNorm(12),
+        nn.LayerNorm(12, bias=False),
+        nn.RMSNorm(12),
+        nn.RMSNorm(12, eps=1e-3),
+        RootMeanSquare(),
+        Whitened(),
+    ],
+    ids=lambda norm: type(norm).__name__,
+)
+def test_a_norm_counts_the_kept_width(norm: nn.Module) -> None:
+    compact = cut(Normalised(random_affine(norm)), torch.randn(4, 5))
+    assert compact.report is not None
+    assert (compact.report.graph_error or 1) < 1e-12
+    assert compact.module_error is None
+    assert compact.graph.up.weight.shape[0] < 12  # type: ignore[union-attr]
+
+
+def test_each_group_of_a_group_norm_keeps_as_many_channels() -> None:
+    compact = cut(GroupNormalised(), torch.randn(2, 3, 6, 6))
+    norm = compact.module.norm
+    assert norm.num_groups == 3
+    assert norm.num_channels in (3, 6, 9)
+
+
+def test_they_stay_whole_unless_asked_for() -> None:
+    traced = gp.trace(Normalised(nn.LayerNorm(12)), torch.randn(4, 5))
+    assert [group.status for group in traced.groups].count("statistics") == 1
+    assert not traced.groups.prunable
+
+
+def test_a_statistic_over_all_positions_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(statistics.references, "aten::layer_norm", lambda a, _: F.layer_norm(*list(a.values())[:5]))
+    with pytest.raises(VerificationError, match="layer_norm"):
+        cut(Normalised(random_affine(nn.LayerNorm(12))), torch.randn(4, 5))
