@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .adapters import merge_adapters
     from .api import prune
     from .compact import CompactModel
+    from .constraints import Constraints
     from .errors import GraphPruneError
     from .export.directory import load, save
     from .export.onnx import export_onnx
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "CompactModel": "compact",
+    "Constraints": "constraints",
     "GraphPruneError": "errors",
     "GroupPlan": "plan",
     "Groups": "groups",
@@ -75,6 +77,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "CompactModel",
+    "Constraints",
     "GraphPruneError",
     "GroupPlan",
     "Groups",

@@ -109,7 +109,7 @@ class PruningPlan:
                 raise PlanError(f"the plan names a group {name!r} that the model does not have")
             if plan.units != group.units:
                 raise PlanError(f"the plan says that {name} has {plan.units} units, but it has {group.units}")
-            problem = _problem(name, plan.units, plan.rows)
+            problem = unit_problem(name, plan.units, plan.rows)
             if problem is not None:
                 raise PlanError(problem)
             if plan.count == plan.units:
@@ -191,13 +191,13 @@ class PruningPlan:
 def _group_plan(name: str, value: Mapping[str, Any]) -> GroupPlan:
     units, kept = int(value["units"]), value["kept"]
     rows = [_indices(row, units) for row in (kept if isinstance(kept, list) else [kept])]
-    problem = _problem(name, units, rows)
+    problem = unit_problem(name, units, rows)
     if problem is not None:
         raise ValueError(problem)
     return GroupPlan(units, tuple(rows) if isinstance(kept, list) else rows[0])
 
 
-def _problem(name: str, units: int, rows: Sequence[Sequence[int]]) -> str | None:
+def unit_problem(name: str, units: int, rows: Sequence[Sequence[int]]) -> str | None:
     """What is wrong with the kept units of a group; None if nothing is."""
     for row in rows:
         if not row or row[0] < 0 or row[-1] >= units or any(a >= b for a, b in pairwise(row)):

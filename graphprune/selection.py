@@ -9,19 +9,20 @@ ones are taken instead, so the result is as close to the budget as one unit of t
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import networkx as nx
 import torch
 from torch import Tensor
 
 from .budget import Cost, Counts, Of, is_adapter, mac_cost, parameter_cost, term_size
+from .constraints import Constraints, PerKind
 from .errors import BudgetError, PlanError, ScoreError
 from .expressible import config_counts, is_configured, module_families
 from .groups import PruningGroup
-from .plan import GroupPlan, PruningPlan
+from .plan import GroupPlan, KeptUnits, PruningPlan, unit_problem
 from .scores import Scores
 from .traced import TracedModel
 
@@ -30,9 +31,6 @@ TOLERANCE = 0.002
 
 Form = Literal["graph", "module"]
 """Which form of the compact model is wanted."""
-
-PerKind = int | Mapping[str, int]
-"""One number for every kind of group, or a number for each kind by name."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,11 @@ def select(
     ratio: float,
     of: Of = "parameters",
     homogeneous: bool = False,
-    multiple_of: PerKind = 1,
-    min_units: PerKind = 1,
+    constraints: Constraints | None = None,
+    multiple_of: PerKind | None = None,
+    min_units: PerKind | None = None,
+    only: str | Sequence[str] | None = None,
+    ignore: str | Sequence[str] | None = None,
     kinds: Sequence[str] | None = None,
     form: Form = "graph",
     within: PruningPlan | None = None,
@@ -66,31 +67,45 @@ def select(
     ``of`` says what the share is of. ``homogeneous`` keeps the same number of units in the groups of a family (the same
     part of each layer); of a transformers model only what its config can express is then cut, so that
     ``from_pretrained`` loads the result. ``form="module"`` cuts only what the module form can cut; the graph form can
-    always be cut. ``multiple_of`` holds for channels unless it names kinds. ``kinds`` restricts what is cut, and is how
-    the ranks of adapters (``"lora_rank"``) are asked for. ``within`` is an earlier plan: what it removes stays removed.
+    always be cut. ``constraints`` hold beside the budget (see :class:`graphprune.Constraints`); ``multiple_of``,
+    ``min_units``, ``only`` and ``ignore`` are short forms that take the place of theirs. ``kinds`` restricts what is
+    cut, and is how the ranks of adapters (``"lora_rank"``) are asked for. ``within`` is an earlier plan: what it
+    removes stays removed.
 
     Raises:
         BudgetError: the ratio is not in (0, 1), or more than can be removed; says the largest that can.
+        PlanError: a group that the constraints name can't be cut so.
         ScoreError: a score is missing or not finite.
     """
     if not 0 < ratio < 1:
         raise BudgetError(f"the ratio must lie between 0 and 1, not {ratio}: 0.5 removes half")
-    groups = choose_groups(traced, kinds)
+    short = {"multiple_of": multiple_of, "min_units": min_units, "only": only, "ignore": ignore}
+    given: dict[str, Any] = {name: value for name, value in short.items() if value is not None}
+    rules = replace(constraints or Constraints(), **given)
+    fixed = rules.fixed_groups(traced)
+    groups = [group for group in choose_groups(traced, kinds) if group.name not in fixed]
+    groups = rules.choose(traced, groups) if groups else groups
     allowed: Mapping[str, tuple[int, ...]] | None = None
     if homogeneous and is_configured(traced):
         allowed = config_counts(traced)
-        groups = [group for group in groups if group.family in allowed]
-    elif form == "module":
-        families = module_families(traced)
+        families = _whole_families(traced, groups) & allowed.keys()
         groups = [group for group in groups if group.family in families]
-    if not groups:
+        _check_configured(traced, rules, fixed.values(), allowed)
+    elif form == "module":
+        families = set(module_families(traced))
+        groups = [group for group in groups if group.family in families]
+    ties = rules.ties(traced, groups)
+    if not groups and not fixed:
         raise BudgetError(f"nothing of this model can be cut in this way: {_held(traced)}")
-    cost, whole = _cost(traced, of, groups)
+    cost, whole = _cost(traced, of, [*groups, *fixed.values()])
     gone = {} if within is None else _removed(traced, within)
-    ladders = build_ladders(groups, scores, homogeneous, multiple_of, min_units, gone, allowed)
+    kept = {name: _fixed(group, rules.fixed[name], scores, gone.get(name)) for name, group in fixed.items()}
+    ladders = build_ladders(groups, scores, homogeneous, rules, gone, allowed, ties)
+    ladders += [Ladder((group,), GroupPlan(group.units, kept[group.name]).count, (), ()) for group in fixed.values()]
     target = whole * ratio
+    _check_fixed(fixed.values(), kept, cost, target, whole)
     counts = fill(ladders, cost, target, whole)
-    kept = {g.name: _kept(g, scores[g.name], gone.get(g.name), counts[g.atom.id]) for g in groups}
+    kept |= {g.name: _kept(g, scores[g.name], gone.get(g.name), counts[g.atom.id]) for g in groups}
     plans = {name: GroupPlan(traced.groups[name].units, units) for name, units in kept.items()}
     about = {"ratio": ratio, "of": of, "homogeneous": homogeneous, "criterion": scores.criterion}
     return PruningPlan(
@@ -145,29 +160,22 @@ def build_ladders(
     groups: Sequence[PruningGroup],
     scores: Scores,
     homogeneous: bool,
-    multiple_of: PerKind,
-    min_units: PerKind,
+    constraints: Constraints,
     gone: Mapping[str, Tensor],
     allowed: Mapping[str, tuple[int, ...]] | None = None,
+    ties: Iterable[Sequence[PruningGroup]] = (),
 ) -> list[Ladder]:
-    """A ladder for each group, or for each family.
+    """A ladder for each group, or for each family; the groups of a tie share theirs.
 
     ``gone`` marks the units that are removed already; ``allowed`` holds the numbers of units that a family may keep.
     """
-    families: dict[str, list[PruningGroup]] = defaultdict(list)
-    for group in groups:
-        families[group.family if homogeneous else group.name].append(group)
     ladders: list[Ladder] = []
-    for members in families.values():
-        kind, units = members[0].kind, members[0].units
-        step = (
-            multiple_of.get(kind, 1) if isinstance(multiple_of, Mapping) else multiple_of if kind == "channels" else 1
-        )
-        least = min_units.get(kind, 1) if isinstance(min_units, Mapping) else min_units
+    for members in _alike(groups, homogeneous, ties):
+        units, step, least = members[0].units, constraints.step(members), constraints.least(members)
         top = min(_kept_before(group, gone) for group in members)
-        rungs = [kept for kept in range(top - 1, max(1, least) - 1, -1) if kept % step == 0]
+        rungs = [kept for kept in range(top - 1, least - 1, -1) if kept % step == 0]
         if allowed is not None:
-            accepted = set(allowed[members[0].family])
+            accepted = set.intersection(*(set(allowed[group.family]) for group in members))
             rungs = [kept for kept in rungs if kept in accepted]
         losses = torch.stack([_losses(group, scores[group.name], gone.get(group.name)) for group in members]).mean(0)
         lost = torch.cat([losses.new_zeros(1), losses.cumsum(0)])
@@ -179,6 +187,83 @@ def build_ladders(
             before = kept
         ladders.append(Ladder(tuple(members), top, tuple(rungs), tuple(prices)))
     return ladders
+
+
+def _alike(
+    groups: Iterable[PruningGroup], homogeneous: bool, ties: Iterable[Sequence[PruningGroup]]
+) -> list[list[PruningGroup]]:
+    """The groups that keep the same number of units as each other: those of a family, if wanted, and of a tie."""
+    graph: nx.Graph = nx.Graph()
+    for group in groups:
+        graph.add_edge(group.name, ("family", group.family) if homogeneous else group.name)
+    for tie in ties:
+        nx.add_path(graph, [group.name for group in tie])
+    by_name = {group.name: group for group in groups}
+    order = {name: index for index, name in enumerate(by_name)}
+    alike = [
+        sorted((n for n in part if n in by_name), key=order.__getitem__) for part in nx.connected_components(graph)
+    ]
+    return [[by_name[name] for name in names] for names in sorted(alike, key=lambda names: order[names[0]])]
+
+
+def _whole_families(traced: TracedModel, groups: Collection[PruningGroup]) -> set[str]:
+    """The families of which every group is among ``groups``."""
+    names = {group.name for group in groups}
+    broken = {group.family for group in traced.groups if group.name not in names}
+    return {group.family for group in groups} - broken
+
+
+def _check_configured(
+    traced: TracedModel, rules: Constraints, fixed: Collection[PruningGroup], allowed: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Check that a config can express what is fixed.
+
+    Raises:
+        PlanError: it can't.
+    """
+    whole = _whole_families(traced, fixed)
+    counts: dict[str, int] = {}
+    for group in fixed:
+        given = rules.fixed[group.name]
+        count = given if isinstance(given, int) else GroupPlan(group.units, given).count
+        same = counts.setdefault(group.family, count) == count and group.family in whole
+        if not same or (count < group.units and count not in allowed.get(group.family, ())):
+            raise PlanError(
+                f"the config of the model can't express {count} units of {group.name}: fix the same number, one that "
+                "it accepts, in every layer, or select with homogeneous=False"
+            )
+
+
+def _check_fixed(
+    fixed: Iterable[PruningGroup], kept: Mapping[str, KeptUnits], cost: Cost, target: float, base: int
+) -> None:
+    counts = {group.atom.id: GroupPlan(group.units, kept[group.name]).count for group in fixed}
+    removed = cost({}) - cost(counts)
+    if removed > target + TOLERANCE * cost({}):
+        raise BudgetError(
+            f"the groups that are fixed remove {removed / base:.1%}, more than the {target / base:.1%} that are asked "
+            "for: raise the ratio, or fix more units"
+        )
+
+
+def _fixed(group: PruningGroup, given: int | KeptUnits, scores: Scores, gone: Tensor | None) -> KeptUnits:
+    """The units that stay of a group that is fixed.
+
+    Raises:
+        PlanError: they are not units of the group, or some are gone already.
+    """
+    left = group.units if gone is None else int((~gone[0]).sum())
+    if isinstance(given, int):
+        if given > left:
+            raise PlanError(f"fixed keeps {given} units of {group.name}, of which the earlier plan left {left}")
+        return _kept(group, scores[group.name], gone, given)
+    plan = GroupPlan(group.units, given)
+    problem = unit_problem(group.name, group.units, plan.rows)
+    if problem is not None:
+        raise PlanError(problem)
+    if gone is not None and bool((gone & plan.mask().reshape(-1, group.units)).any()):
+        raise PlanError(f"fixed keeps units of {group.name} that the earlier plan removed")
+    return given
 
 
 def _removed(traced: TracedModel, plan: PruningPlan) -> dict[str, Tensor]:

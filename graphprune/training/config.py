@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
 from ..budget import Of
+from ..constraints import PerKind
 from ..criteria import Criterion, criterion_by_name
 from ..criteria.lora import Variant
 from ..errors import BudgetError, FileFormatError, TrainingError
 from ..schedule import schedule_by_name
-from ..selection import Form, PerKind
+from ..selection import Form
 
 
 @dataclass(frozen=True)
