@@ -1,13 +1,16 @@
 """Which groups the module form can cut, and which numbers of units a config can express.
 
-Nothing here knows a model: some units of every group of a family are cut, in a module full of zeros (which take no
-memory until they are written), and the patched module is run, or built anew from its patched config. Shapes decide;
-values are compared later, by verification.
+Nothing here knows a model: one unit of every group of a family is cut, and the patched module is run beside the graph
+form, or built anew from its patched config. Both are filled with random numbers that take next to no memory
+(:func:`patterned`), so that a module form that runs but computes something else is seen too: attention that divides by
+the root of its new head size, position slopes that follow from the new number of heads. A model without values can't be
+run, and shapes decide.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
@@ -18,17 +21,23 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .adapters import without_adapters
+from .errors import GraphPruneError
 from .groups import PruningGroup
 from .masks import Keep, Kept, kept_size
 from .passes.patch_modules import patch_modules
+from .passes.recompute_shapes import recompute_shapes
+from .passes.slice_parameters import parameter_masks, slice_tensor
 from .passes.trace import inference_mode_of
-from .program import parameter_table
+from .passes.verify import same_values
+from .program import fetch, parameter_table
 from .quiet import first_line, quietly
 from .traced import TracedModel
 
 MOST_COUNTED = 256
 """Groups with more units than this are channels of some kind: any number of them is taken to be fine for a config."""
 
+STEP = 8
+"""How many numbers of any type kernels want aligned at most: 16 bytes of 16-bit numbers."""
 
 Answer = TypeVar("Answer")
 
@@ -52,13 +61,69 @@ def is_configured(traced: TracedModel) -> bool:
 
 
 @_once_per_model
-def module_families(traced: TracedModel) -> frozenset[str]:
-    """The families of groups that the module form can cut."""
-    return frozenset(
-        family
-        for family, members in _families(traced.groups.cuttable)
-        if _runs(traced, probe(traced, members, members[0].units - 1))
-    )
+def module_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
+    """For each family of groups that the module form can cut, the numbers of units that it may keep.
+
+    Those are all numbers, or the multiples of ``STEP`` where the module runs with such a number but not with any: the
+    kernels of experts want rows that are aligned.
+    """
+    check = _runs if any(traced.program.tensor(name).is_meta for name in traced.table) else _agrees
+    found: dict[str, tuple[int, ...]] = {}
+    for family, members in _families(traced.groups.cuttable):
+        units = members[0].units
+        for step in (1, STEP):
+            counts = tuple(range((units - 1) // step * step, 0, -step))
+            if counts and check(traced, {g.atom.id: Kept(torch.arange(g.units) < counts[0]) for g in members}):
+                found[family] = counts
+                break
+    return found
+
+
+def _agrees(traced: TracedModel, keep: Keep) -> bool:
+    """Whether the two forms compute the same from the same random numbers, in float64 or in the model's own types."""
+    for dtype in (torch.float64, None):
+        tensors = _random_tensors(traced, keep, dtype)
+        try:
+            module = patch_modules(traced.program, traced.inference, traced.groups, keep, tensors)
+            graph = recompute_shapes(traced.program, traced.inference, keep, tensors)
+        except GraphPruneError:
+            return False
+        answer = same_values(traced.program, graph, module, dtype)
+        if answer is not None:
+            return answer
+    return False
+
+
+def _random_tensors(traced: TracedModel, keep: Keep, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Random parameters and the true buffers of a compact model, on the host."""
+    program, inference = traced.program, traced.inference
+    masks = parameter_masks(inference, keep)
+    generator = torch.Generator().manual_seed(0)
+    tensors: dict[str, Tensor] = {}
+    for name in dict.fromkeys([*traced.table, *inference.parameter_dims]):
+        info = traced.table.get(name)
+        original = (fetch(program.graph, name) if info is None else program.tensor(name)).detach()
+        if info is None or info.is_buffer or not original.is_floating_point():
+            tensors[name] = slice_tensor(original, masks.get(name, [None] * original.ndim)).cpu()
+        else:
+            known = name in inference.parameter_dims
+            shape = [kept_size(axis, keep) for axis in inference.axes(name)] if known else info.shape
+            tensors[name] = patterned(shape, dtype or original.dtype, generator)
+    return tensors
+
+
+def patterned(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Random numbers that take little memory, since they repeat.
+
+    Each anti-diagonal of a matrix is one number, and a stack of matrices holds the same one, moved on by some places:
+    grouped matmuls want matrices that are dense.
+    """
+    *stack, rows, columns = (1, 1, *shape)[-max(2, len(shape)) :]
+    strides = [*[STEP] * len(stack), columns, 1] if stack else [1, 1]
+    needed = 1 + sum((size - 1) * stride for size, stride in zip((*stack, rows, columns), strides, strict=True))
+    scale = max(1, math.prod(shape[1:])) ** -0.5 if len(shape) > 1 else 1.0
+    line = torch.randn(max(1, needed), generator=generator).to(dtype) * scale
+    return line.as_strided(tuple(shape), strides[len(strides) - len(shape) :])
 
 
 @_once_per_model

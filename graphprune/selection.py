@@ -20,7 +20,7 @@ from torch import Tensor
 from .budget import Cost, Counts, Of, is_adapter, mac_cost, parameter_cost, term_size
 from .constraints import Constraints, PerKind
 from .errors import BudgetError, PlanError, ScoreError
-from .expressible import config_counts, is_configured, module_families
+from .expressible import config_counts, is_configured, module_counts
 from .groups import PruningGroup
 from .plan import GroupPlan, KeptUnits, PruningPlan, unit_problem
 from .scores import Scores
@@ -92,8 +92,8 @@ def select(
         groups = [group for group in groups if group.family in families]
         _check_configured(traced, rules, fixed.values(), allowed)
     elif form == "module":
-        families = set(module_families(traced))
-        groups = [group for group in groups if group.family in families]
+        allowed = module_counts(traced)
+        groups = [group for group in groups if group.family in allowed]
     ties = rules.ties(traced, groups)
     if not groups and not fixed:
         raise BudgetError(f"nothing of this model can be cut in this way: {_held(traced)}")

@@ -15,7 +15,8 @@ from graphprune.errors import BudgetError, PlanError, ScoreError
 from graphprune.plan import PruningPlan
 from graphprune.scores import Scores
 from graphprune.traced import TracedModel
-from tests.models import tiny_llama, tokens
+from tests.models import tiny, tiny_llama, tokens
+from tests.zoo.language import LANGUAGE
 
 
 def traced_llama(**options: Any) -> TracedModel:
@@ -218,3 +219,21 @@ def test_scores_that_do_not_fit(llama: TracedModel) -> None:
         ScoreError, match=f"the scores have nothing for {re.escape(name)}: score the model that is pruned"
     ):
         gp.select(llama, Scores("random", {n: v for n, v in scores.items() if n != name}), ratio=0.3)
+
+
+def test_the_module_form_is_asked_for_its_values() -> None:
+    """Bloom computes its position slopes from the number of heads: without a head, others come out."""
+    model, inputs = LANGUAGE["bloom"]()
+    traced = gp.trace(model, (), inputs)
+    plan = gp.select(traced, gp.score(traced), ratio=0.2, form="module")
+    assert {traced.groups[name].kind for name in plan.groups} <= {"channels", "head_dims"}
+    assert gp.rewrite(traced, plan).module_error is None
+
+
+def test_experts_are_cut_to_what_their_kernel_runs() -> None:
+    model, inputs = tiny("mixtral")
+    traced = gp.trace(model, (), inputs)
+    plan = gp.select(traced, gp.score(traced), ratio=0.2, kinds=["channels"], form="module")
+    assert plan.groups
+    assert all(each.count % 8 == 0 for each in plan.groups.values())
+    assert gp.rewrite(traced, plan).module_error is None

@@ -1,0 +1,123 @@
+"""What pruning does to one model of the zoo, as one row of numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+import graphprune as gp
+from graphprune.budget import parameter_cost
+from graphprune.expressible import module_counts
+from graphprune.groups import PruningGroup
+from graphprune.plan import GroupPlan, PruningPlan
+from graphprune.traced import TracedModel
+
+from .language import Entry
+
+UNINTERESTING = ("it is a dim of an input", "it is a dim of an output")
+"""Reasons to freeze that say nothing about an architecture."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model: what can be cut of it, and what happened when half of every group was.
+
+    ``problem`` says at which step nothing more could be done, and why; the numbers after that step are then zero.
+    """
+
+    name: str
+    problem: str | None = None
+    groups: int = 0
+    prunable: int = 0
+    share: float = 0.0
+    """The parameters that belong to a unit of a prunable group, of all."""
+
+    largest: float = 0.0
+    """The share that goes when every group keeps one unit."""
+
+    before: int = 0
+    after: int = 0
+    planned: int = 0
+    """The parameters that the plan should leave."""
+
+    graph_error: float | None = None
+    module_error: float | None = None
+    module_groups: int = 0
+    """The groups that the module form can cut."""
+
+    module_problem: str | None = None
+    frozen: tuple[tuple[str, int], ...] = field(default_factory=tuple)
+    """Why groups are not cut, and how many each."""
+
+
+def half(traced: TracedModel, groups: Sequence[PruningGroup], *, slots: bool = True) -> PruningPlan:
+    """Half of the units of each of these groups, chosen at random; per slot where there are slots."""
+    generator = torch.Generator().manual_seed(1)
+    plans: dict[str, GroupPlan] = {}
+    for group in groups:
+        rows = group.slot.size if slots and group.slot is not None else 1
+        kept = tuple(
+            tuple(sorted(torch.randperm(group.units, generator=generator)[: max(1, group.units // 2)].tolist()))
+            for _ in range(rows)
+        )
+        plans[group.name] = GroupPlan(group.units, kept if slots and group.slot is not None else kept[0])
+    return PruningPlan(traced.fingerprint, plans)
+
+
+def study(name: str, entry: Entry) -> Row:
+    """Trace a model, cut half of all groups in graph form, and half of what the module form can cut in that."""
+    try:
+        model, inputs = entry()
+    except Exception as error:
+        return Row(name, f"it is not built: {_line(error)}")
+    try:
+        traced = gp.trace(model, (), inputs)
+    except gp.GraphPruneError as error:
+        return Row(name, f"it is not traced: {_line(error)}")
+    groups = traced.groups.prunable
+    cost = parameter_cost(traced)
+    whole = cost({})
+    reasons = Counter(reason(group) for group in traced.groups if group.status != "prunable" and group.units > 1)
+    row = {
+        "name": name,
+        "groups": len(traced.groups),
+        "prunable": len(groups),
+        "share": 1 - cost({group.atom.id: 0 for group in groups}) / whole,
+        "largest": 1 - cost({group.atom.id: 1 for group in groups}) / whole,
+        "before": whole,
+        "frozen": tuple(reasons.most_common()),
+    }
+    if not groups:
+        return Row(**row, problem="nothing of it can be cut")
+    plan = half(traced, groups)
+    try:
+        compact = gp.rewrite(traced, plan)
+    except gp.GraphPruneError as error:
+        return Row(**row, problem=f"it is not cut: {_line(error)}")
+    row["after"] = sum(parameter.numel() for parameter in compact.graph.parameters())
+    row["planned"] = cost({atom: kept.count for atom, kept in plan.keep(traced).items()})
+    row["graph_error"] = None if compact.report is None else compact.report.graph_error
+    if compact.module_form is not None:
+        row["module_groups"] = len(groups)
+        row["module_error"] = None if compact.report is None else compact.report.module_error
+        return Row(**row)
+    counts = module_counts(traced)
+    expressed = [group for group in groups if group.units // 2 in counts.get(group.family, ())]
+    row["module_groups"] = len(expressed)
+    if not expressed:
+        return Row(**row, module_problem=compact.module_error)
+    compact = gp.rewrite(traced, half(traced, expressed))
+    row["module_error"] = None if compact.report is None else compact.report.module_error
+    return Row(**row, module_problem=compact.module_error)
+
+
+def reason(group: PruningGroup) -> str:
+    """Why a group is not cut, without the place where that shows."""
+    return group.reason.split(" at ")[0]
+
+
+def _line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
