@@ -10,8 +10,7 @@ from .registry import Call, Dims, Resize, Result, axis_rule, resize_rule
 
 SPATIAL = "it is a spatial dim that a window runs over"
 
-
-@axis_rule(
+CONVOLUTIONS = (
     "conv1d",
     "conv2d",
     "conv3d",
@@ -21,6 +20,9 @@ SPATIAL = "it is a spatial dim that a window runs over"
     "conv_transpose2d",
     "conv_transpose3d",
 )
+
+
+@axis_rule(*CONVOLUTIONS)
 def convolution(call: Call) -> Result:
     """``n (g i) ..., (g o) i ..., (g o) -> n (g o) ...``; transposed, the weight is ``(g i) o ...``."""
     x, weight = call.tensor("input"), call.tensor("weight")
@@ -50,16 +52,7 @@ def convolution(call: Call) -> Result:
     )
 
 
-@resize_rule(
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "convolution",
-    "_convolution",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "conv_transpose3d",
-)
+@resize_rule(*CONVOLUTIONS)
 def resize_convolution(resize: Resize) -> Mapping[str, Any]:
     (groups,) = resize.remembered
     return {"groups": resize.size(groups)}
