@@ -69,7 +69,8 @@ def select(
     ``from_pretrained`` loads the result. ``form="module"`` cuts only what the module form can cut; the graph form can
     always be cut. ``constraints`` hold beside the budget (see :class:`graphprune.Constraints`); ``multiple_of``,
     ``min_units``, ``only`` and ``ignore`` are short forms that take the place of theirs. ``kinds`` restricts what is
-    cut, and is how the ranks of adapters (``"lora_rank"``) are asked for. ``within`` is an earlier plan: what it
+    cut, and is how the ranks of adapters (``"lora_rank"``) and groups that a normalisation takes its statistic over
+    (``"statistics"``, the residual width) are asked for. ``within`` is an earlier plan: what it
     removes stays removed.
 
     Raises:
@@ -113,6 +114,11 @@ def select(
     )
 
 
+def asked_as(group: PruningGroup) -> str:
+    """The word for a group in ``kinds``: its kind, or ``"statistics"`` where that is why it is not cut by default."""
+    return "statistics" if group.status == "statistics" else group.kind
+
+
 def choose_groups(traced: TracedModel, kinds: Sequence[str] | None) -> list[PruningGroup]:
     """The groups that may be cut.
 
@@ -123,11 +129,11 @@ def choose_groups(traced: TracedModel, kinds: Sequence[str] | None) -> list[Prun
     if kinds is None:
         groups = list(traced.groups.prunable)
     else:
-        known = {group.kind for group in traced.groups}
+        known = {asked_as(group) for group in traced.groups}
         for kind in kinds:
             if kind not in known:
                 raise PlanError(f"no group of this model is of kind {kind!r}; there are {', '.join(sorted(known))}")
-        groups = [group for group in traced.groups.cuttable if group.kind in kinds]
+        groups = [group for group in traced.groups.cuttable if asked_as(group) in kinds]
     if not groups:
         raise BudgetError(f"nothing of this model can be cut: {_held(traced)}")
     return groups

@@ -407,7 +407,7 @@ def test_the_demo_on_a_tiny_model(model: Path, text: Path, tmp_path: Path) -> No
     assert len(rows) == 3
     assert sorted(path.name for path in output.iterdir()) == ["model", "model.onnx", "report.md"]
     assert _load(output / "model").num_parameters() == pytest.approx(0.8 * 23_840, rel=0.01)
-    assert "The pruned and tuned model writes: The for statement is used to" in result.stdout
+    assert "The pruned and tuned model writes: An object in Python is" in result.stdout
     for name in ("model", "model.onnx", "report.md"):
         assert f"{output / name} " in result.stdout
 
@@ -421,6 +421,19 @@ def test_an_interrupted_demo_leaves_nothing(
     monkeypatch.setattr("graphprune.cli.demo.export_onnx", interrupt)
     result = run("demo", "--model", model, "--text", text, "--steps", 3, "--windows", 1, "-o", tmp_path / "demo")
     assert result.exit_code == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "tiny"]
+
+
+def test_a_demo_that_is_told_to_end_leaves_nothing(model: Path, text: Path, tmp_path: Path) -> None:
+    options = ["--model", str(model), "--text", str(text), "-o", str(tmp_path / "demo")]
+    command = [sys.executable, "-c", "from graphprune.cli import main; main()", "demo", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("perplexity: dense"):
+                assert len(list(tmp_path.glob(".demo.*.tmp"))) == 1
+                process.terminate()
+    assert process.returncode == 143
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "tiny"]
 
 

@@ -12,6 +12,7 @@ Everything is written to a temporary directory that gets its name at the end: a 
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ from .models import Opened, open_onnx
 from .prune import tune_and_plan
 
 WINDOW = 128
-PROMPT = "The for statement is used to"
+PROMPT = "An object in Python is"
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,8 @@ def demo(
 
         with stage("score once and select, without tuning"):
             traced, plan = plan_at_once(load_model(source)[0], training, config)
-        with stage("merge the adapters, rewrite and verify"):
-            compact = rewrite(traced, plan, adapters="merge")
-        say(f"  {compact.ratio:.1%} of the parameters removed, {checked(compact)}")
+        compact = _cut(traced, plan)
+        del traced, plan  # with the model and its adapters: memory for what follows
         variants.append(
             _measure("pruned, untuned", compact.module, compact.plan, meta, held_out, scratch / "untuned.onnx")
         )
@@ -116,9 +116,8 @@ def demo(
             traced, plan = tune_and_plan(load_model(source)[0], None, training, config, scratch / "run")
         except TrainingInterrupted:
             raise KeyboardInterrupt from None  # nothing is kept of a demo, so there is nothing to go on with
-        with stage("merge the adapters, rewrite and verify"):
-            compact = rewrite(traced, plan, adapters="merge")
-        say(f"  {compact.ratio:.1%} of the parameters removed, {checked(compact)}")
+        compact = _cut(traced, plan)
+        del traced, plan
         variants.append(
             _measure("pruned, tuned", compact.module, compact.plan, meta, held_out, directory / "model.onnx")
         )
@@ -142,10 +141,15 @@ def demo(
     show(f"The pruned and tuned model writes: {sentence}")
     show()
     form = "from_pretrained" if saved.form == "transformers" else "graphprune.load"
-    show(f"{output / 'model'}            the model; {form} loads it")
-    show(f"{output / 'model' / 'plan.json'}  what is kept; graphprune apply uses it")
-    show(f"{output / 'model.onnx'}       the same for onnxruntime")
-    show(f"{output / 'report.md'}        the table")
+    written = {
+        output / "model": f"the model; {form} loads it",
+        output / "model" / "plan.json": "what is kept; graphprune apply uses it",
+        output / "model.onnx": "the model for onnxruntime",
+        output / "report.md": "the table",
+    }
+    width = max(len(str(path)) for path in written)
+    for path, what in written.items():
+        show(f"{path!s:{width}}  {what}")
     say(f"all of it took {duration(time.perf_counter() - start)}")
 
 
@@ -175,8 +179,15 @@ def generate(module: Any, tokenizer: Any, prompt: str, *, tokens: int = 40) -> s
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         )
     new = tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-    end = new.find(". ")
-    return " ".join((prompt + (new if end < 0 else new[: end + 1])).split())
+    end = re.search(r"[.!?](?=\s)", new)
+    return " ".join((prompt + (new if end is None else new[: end.end()])).split())
+
+
+def _cut(traced: TracedModel, plan: PruningPlan) -> CompactModel:
+    with stage("merge the adapters, rewrite and verify"):
+        compact = rewrite(traced, plan, adapters="merge")
+    say(f"  {compact.ratio:.1%} of the parameters removed, {checked(compact)}")
+    return compact
 
 
 def _measure(
