@@ -139,6 +139,9 @@ def config_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
         return found
     for family, members in _families(traced.groups.cuttable):
         units = members[0].units
+        if members[0].kind == "lora_rank":
+            found[family] = tuple(range(units - 1, 0, -1))  # no config knows of adapters
+            continue
         if any(_is_computed(traced, member.parameter) for group in members for member in group.members):
             continue
         patched = _config(probe(traced, members, units - 1, device="meta")).to_dict()

@@ -77,7 +77,7 @@ def mean(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
 
 @reference("var")
 def variance(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
-    x = arguments["self"]
+    x: Tensor = arguments["self"]
     dims = chosen_dims(arguments, x)
     correction = arguments.get("correction", arguments.get("unbiased"))
     _, spread = moments(x, dims, masks, 1.0 if correction is None else float(correction))
@@ -114,21 +114,21 @@ def rms_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
 @reference("group_norm")
 def group_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
     """A group counts the channels of it that are kept; every group keeps the same number."""
-    x, groups = arguments["input"], arguments["num_groups"]
+    x: Tensor = arguments["input"]
+    groups: int = arguments["num_groups"]
     grid = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
-    weight = grid.new_ones([1, groups, grid.shape[2], *[1] * (grid.ndim - 3)])
+    counts = grid.new_ones([1, groups, grid.shape[2], *[1] * (grid.ndim - 3)])
     if masks[1] is not None:
-        weight = masks[1].to(x).reshape(weight.shape)
+        counts = masks[1].to(x).reshape(counts.shape)
     dims = list(range(2, grid.ndim))
-    positions = weight.sum(2, keepdim=True) * math.prod(grid.shape[3:])
+    positions = counts.sum(2, keepdim=True) * math.prod(grid.shape[3:])
     positions = positions.clamp_min(1)  # a group that is cut as a whole counts nothing
-    centre = (grid * weight).sum(dims, keepdim=True) / positions
-    spread = ((grid - centre) * weight).square().sum(dims, keepdim=True) / positions
+    centre = (grid * counts).sum(dims, keepdim=True) / positions
+    spread = ((grid - centre) * counts).square().sum(dims, keepdim=True) / positions
     normal = ((grid - centre) * (spread + arguments["eps"]).rsqrt()).reshape(x.shape)
     shape = [1, -1, *[1] * (x.ndim - 2)]
-    weight, bias = arguments.get("weight"), arguments.get("bias")
-    normal = normal if weight is None else normal * weight.reshape(shape)
-    return normal if bias is None else normal + bias.reshape(shape)
+    affine = {name: value.reshape(shape) for name in ("weight", "bias") if (value := arguments.get(name)) is not None}
+    return scaled(normal, affine)
 
 
 def scaled(normal: Tensor, arguments: Mapping[str, Any]) -> Tensor:
