@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from .passes.build_groups import build_groups, dependency_graph
 from .passes.infer_axes import infer_axes
 from .passes.patch_modules import patch_modules
 from .passes.recompute_shapes import recompute_shapes
+from .passes.rescale_statistics import rescale_statistics
 from .passes.slice_parameters import parameter_masks, slice_tensor
 from .passes.trace import trace as capture
 from .passes.verify import VerifyReport, check_graph, check_module, check_slices, prepare_check
@@ -82,17 +84,19 @@ def rewrite(
     *,
     adapters: Literal["keep", "merge"] = "keep",
     module_form: bool = True,
+    statistics: Literal["kept", "masked"] = "kept",
 ) -> CompactModel:
     """Cut a model to what a plan keeps, and verify the result against the masked original.
 
     The original is not changed. Adapters are kept, cut together with the weights that they adapt, or folded into them
     (``adapters="merge"``, see :func:`graphprune.merge_adapters`; the masked original is then the merged one). A module
     form that does not agree with the masked original is dropped, and ``module_error`` of the result says why;
-    ``module_form=False`` does not try.
+    ``module_form=False`` does not try. ``statistics`` says what norms count of a width that is cut: what is kept, or
+    also the zeros of the masked original, which only means and RMSNorm can be made to do, in the graph form.
 
     Raises:
         PlanError: the plan is for another model, or can't be carried over to the merged one.
-        RewriteError: the adapters can't be merged.
+        RewriteError: the adapters can't be merged, or a statistic can't be made to count zeros that are gone.
         VerificationError: the graph form does not compute what the masked original computes.
     """
     if adapters == "merge":
@@ -110,14 +114,18 @@ def rewrite(
         tensors[name] = slice_tensor(fetch(program.graph, name), masks.get(name, ()))
     graph = recompute_shapes(program, inference, keep, tensors)
     module, module_error = None, "it was not asked for"
-    if module_form:
+    if statistics == "masked" and keep.keys() & inference.solver.statistics.keys():
+        rescale_statistics(program, inference, keep, graph)
+        plan = replace(plan, about={**plan.about, "statistics": statistics})
+        module_error = "its norms count what is kept, not the zeros of the masked model"
+    elif module_form:
         try:
             module = patch_modules(program, inference, traced.groups, keep, tensors)
         except GraphPruneError as error:
             module_error = str(error)
     clock.append(time.perf_counter())
     check_slices(program, masks, {name: tensors[name] for name in tensors if name in program.table})
-    check = prepare_check(program, inference, keep)
+    check = prepare_check(program, inference, keep, statistics=statistics)
     report = None
     if check is not None:
         graph_error = check_graph(check, graph)

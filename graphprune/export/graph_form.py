@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from ..compact import CompactModel
 from ..errors import CaptureError, ExportError, FileFormatError
 from ..passes.recompute_shapes import recompute_shapes
+from ..passes.rescale_statistics import rescale_statistics
 from ..pipeline import trace
 from ..plan import PruningPlan
 
@@ -88,7 +89,10 @@ def _cut(traced: Any, plan: PruningPlan, tensors: Mapping[str, Tensor], file: Pa
         name: nn.Parameter(tensors[name]) if _is_parameter(traced, name) else tensors[name]
         for name in traced.inference.parameter_dims
     }
-    return recompute_shapes(traced.program, traced.inference, keep, values)
+    graph = recompute_shapes(traced.program, traced.inference, keep, values)
+    if plan.about.get("statistics") == "masked":
+        rescale_statistics(traced.program, traced.inference, keep, graph)
+    return graph
 
 
 def _is_parameter(traced: Any, name: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,10 +24,13 @@ Reference = Callable[[Mapping[str, Any], Masks], Any]
 references: dict[str, Reference] = {}
 
 
-def reference(*operators: str) -> Callable[[Reference], Reference]:
+F = TypeVar("F", bound=Reference)
+
+
+def reference(*operators: str) -> Callable[[F], F]:
     """Register what operators give where only some positions count, by their arguments' names."""
 
-    def register(function: Reference) -> Reference:
+    def register(function: F) -> F:
         references.update({f"aten::{operator}": function for operator in operators})
         return function
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import graphprune as gp
-from graphprune.errors import VerificationError
+from graphprune.errors import RewriteError, VerificationError
 from graphprune.rules import statistics
 
 
@@ -94,6 +94,27 @@ def test_each_group_of_a_group_norm_keeps_as_many_channels() -> None:
     norm = compact.module.norm
     assert norm.num_groups == 3
     assert norm.num_channels in (3, 6, 9)
+
+
+@pytest.mark.parametrize("norm", [nn.RMSNorm(12, eps=1e-3), RootMeanSquare()], ids=lambda norm: type(norm).__name__)
+def test_a_root_mean_square_norm_can_count_the_zeros(norm: nn.Module) -> None:
+    traced = gp.trace(Normalised(random_affine(norm)).eval(), torch.randn(4, 5))
+    plan = gp.select(traced, gp.score(traced), ratio=0.25, of="prunable", kinds=["statistics"])
+    masks = plan.masks(traced)
+    compact = gp.rewrite(traced, plan, statistics="masked")
+    with torch.no_grad():
+        for name, parameter in traced.module.named_parameters():
+            for dim, mask in enumerate(masks[name]):
+                if mask is not None:
+                    parameter.index_fill_(dim, (~mask).nonzero().flatten(), 0)
+    torch.testing.assert_close(compact(*traced.args), traced.module(*traced.args))
+
+
+def test_a_layer_norm_can_not() -> None:
+    traced = gp.trace(Normalised(nn.LayerNorm(12)).eval(), torch.randn(4, 5))
+    plan = gp.select(traced, gp.score(traced), ratio=0.25, of="prunable", kinds=["statistics"])
+    with pytest.raises(RewriteError, match=r"aten.layer_norm.default in norm .* statistics=\"kept\""):
+        gp.rewrite(traced, plan, statistics="masked")
 
 
 def test_they_stay_whole_unless_asked_for() -> None:
