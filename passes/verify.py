@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -103,7 +103,9 @@ class Check:
         return difference(self.dense, self.masked)
 
 
-def prepare_check(program: Program, inference: Inference, keep: Keep) -> Check | None:
+def prepare_check(
+    program: Program, inference: Inference, keep: Keep, *, statistics: Literal["kept", "masked"] = "kept"
+) -> Check | None:
     """Run the original, dense and masked. None where the model has no values (it is on the meta device).
 
     Raises:
@@ -136,7 +138,7 @@ def prepare_check(program: Program, inference: Inference, keep: Keep) -> Check |
                 f"the captured graph differs from the module itself by {captured:.1e}, which computes something else "
                 "at each call; trace the sub-module that holds what you want to prune"
             )
-        counted = _cut_statistics(program, inference, keep)
+        counted = _cut_statistics(program, inference, keep) if statistics == "kept" else {}
         if counted:
             # no module takes its statistics over kept units only: a graph does, and stands for both forms
             graph_outputs = masked_outputs = _run_graph(program, promoted, values, statistics=counted)
