@@ -67,7 +67,7 @@ def module_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
     Those are all numbers, or the multiples of ``STEP`` where the module runs with such a number but not with any: the
     kernels of experts want rows that are aligned.
     """
-    check = _runs if any(traced.program.tensor(name).is_meta for name in traced.table) else _agrees
+    check = _check_of(traced)
     found: dict[str, tuple[int, ...]] = {}
     for family, members in _families(traced.groups.cuttable):
         units = members[0].units
@@ -79,19 +79,26 @@ def module_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _agrees(traced: TracedModel, keep: Keep) -> bool:
-    """Whether the two forms compute the same from the same random numbers, in float64 or in the model's own types."""
-    for dtype in (torch.float64, None):
-        tensors = _random_tensors(traced, keep, dtype)
-        try:
-            module = patch_modules(traced.program, traced.inference, traced.groups, keep, tensors)
-            graph = recompute_shapes(traced.program, traced.inference, keep, tensors)
-        except GraphPruneError:
-            return False
-        answer = same_values(traced.program, graph, module, dtype)
-        if answer is not None:
-            return answer
-    return False
+def _check_of(traced: TracedModel) -> Callable[[TracedModel, Keep], bool]:
+    """The check that the whole model passes: by values in float64 or in its own types, or by shapes."""
+    if any(traced.program.tensor(name).is_meta for name in traced.table):
+        return _runs
+    return _agrees_in_float64 if _agrees_in_float64(traced, {}) else _agrees
+
+
+def _agrees_in_float64(traced: TracedModel, keep: Keep) -> bool:
+    return _agrees(traced, keep, torch.float64)
+
+
+def _agrees(traced: TracedModel, keep: Keep, dtype: torch.dtype | None = None) -> bool:
+    """Whether the two forms compute the same from the same random numbers, in a type or in the model's own types."""
+    tensors = _random_tensors(traced, keep, dtype)
+    try:
+        module = patch_modules(traced.program, traced.inference, traced.groups, keep, tensors)
+        graph = recompute_shapes(traced.program, traced.inference, keep, tensors)
+    except GraphPruneError:
+        return False
+    return same_values(traced.program, graph, module, dtype)
 
 
 def _random_tensors(traced: TracedModel, keep: Keep, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -223,8 +230,9 @@ def _is_computed(traced: TracedModel, name: str) -> bool:
     return attribute in traced.module.get_submodule(owner)._non_persistent_buffers_set
 
 
-def _runs(traced: TracedModel, module: nn.Module) -> bool:
-    """Whether a module runs on inputs like those that the model was traced with."""
+def _runs(traced: TracedModel, keep: Keep) -> bool:
+    """Whether the module form, full of zeros, runs on inputs like those that the model was traced with."""
+    module = zero_module(traced, keep)
 
     def on_host(value: Any) -> Any:
         if not isinstance(value, Tensor):

@@ -125,7 +125,7 @@ class Groups(Sequence[PruningGroup]):
 
 def share_per_unit(axis: Axis, atom: Atom) -> float:
     """The share of an axis's positions that leave with one unit of ``atom``."""
-    return _positions(axis, atom) / axis.size
+    return _positions(axis, atom) / axis.size if axis.size else 0.0
 
 
 def _positions(axis: Axis, atom: Atom) -> float:

@@ -220,17 +220,17 @@ def check_module(check: Check, compact: nn.Module) -> float:
     return worst
 
 
-def same_values(program: Program, compact: fx.GraphModule, module: nn.Module, dtype: torch.dtype | None) -> bool | None:
+def same_values(program: Program, compact: fx.GraphModule, module: nn.Module, dtype: torch.dtype | None) -> bool:
     """Whether a graph form and a module form that hold the same tensors compute the same from them, on the host.
 
-    ``dtype`` is the type to run in, None for the model's own; None as an answer says that one of the two fails in it.
+    ``dtype`` is the type to run in, None for the model's own. One that fails does not.
     """
     values = {name: _cast(fetch(compact, name), dtype) for name in _attributes(compact)}
     try:
         expected = _run_graph(program, _promoted(compact, dtype), values)
         found = _run_module(program, module, {}, dtype)
     except Exception:  # whatever a forward finds wrong with its shapes or types
-        return None
+        return False
     return difference(expected, found) <= (FLOAT64_TOLERANCE if dtype == torch.float64 else TOLERANCE)
 
 
@@ -312,7 +312,7 @@ class _Promoting(TorchDispatchMode):
     """Runs every call with ``dtype`` in place of the floating types that it names: ``.float()`` changes nothing."""
 
     def __init__(self, dtype: torch.dtype):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dtype = dtype
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -81,7 +82,7 @@ def study(name: str, entry: Entry) -> Row:
     cost = parameter_cost(traced)
     whole = cost({})
     reasons = Counter(reason(group) for group in traced.groups if group.status != "prunable" and group.units > 1)
-    row = {
+    row: dict[str, Any] = {
         "name": name,
         "groups": len(traced.groups),
         "prunable": len(groups),
@@ -120,4 +121,4 @@ def reason(group: PruningGroup) -> str:
 
 
 def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,159 @@
+"""Prune the architectures of the zoo and write ``docs/architectures.md``: ``python tools/zoo_table.py [KIND …]``.
+
+KIND is ``language``, ``vision``, ``plain`` or ``timm`` (which needs timm and torchvision); without one all but ``timm``
+are run. Rows that are not run again stay as they are: they are kept in ``docs/architectures.json``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = {
+    "language": "tests.zoo.language:LANGUAGE",
+    "vision": "tests.zoo.vision:VISION",
+    "plain": "tests.zoo.plain:PLAIN",
+    "timm": "tests.zoo.timm_models:TIMM",
+}
+TITLES = {
+    "language": "Language models (transformers)",
+    "vision": "Vision, audio and several at once (transformers)",
+    "plain": "Plain torch",
+    "timm": "timm",
+}
+
+BELOW: dict[str, str] = {}
+"""Rows that are pruned less than a person would prune them by hand, with what that person would do."""
+
+
+def rows_of(kind: str) -> dict[str, Any]:
+    """The rows of a kind, each architecture run anew."""
+    study = importlib.import_module("tests.zoo.study").study
+    module, _, table = KINDS[kind].partition(":")
+    found: dict[str, Any] = {}
+    for name, entry in getattr(importlib.import_module(module), table).items():
+        started = time.perf_counter()
+        try:
+            found[name] = asdict(study(name, entry))
+        except Exception as error:  # the table is to show it
+            found[name] = {"name": name, "problem": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+        print(f"{kind} {name} {time.perf_counter() - started:.1f} s {found[name]['problem'] or ''}", flush=True)
+    return found
+
+
+def share(value: float) -> str:
+    """A share as a whole number of per cent."""
+    return f"{value:.0%}"
+
+
+def form(row: dict[str, Any]) -> str:
+    """What the module form can do."""
+    if row["module_error"] is None:
+        return f"no: {short(row['module_problem'] or '')}"
+    return "yes" if row["module_groups"] == row["prunable"] else f"{row['module_groups']} of {row['prunable']} groups"
+
+
+def short(reason: str) -> str:
+    """A reason that fits into a cell."""
+    reason = reason.split(" at File ")[0].split(". Check that")[0].replace("|", "\\|").replace("`", "")
+    return reason if len(reason) <= 120 else reason[:117] + "…"
+
+
+def frozen(row: dict[str, Any]) -> str:
+    """Why groups are not cut, those left out that are no one's wish: inputs, outputs, windows, vocabularies."""
+    plain = ("it is a spatial dim", "it is a dim of an", "its positions are named by data (embedding)")
+    return "; ".join(f"{short(why)} ({count})" for why, count in row["frozen"] if not why.startswith(plain))
+
+
+def table(kind: str, rows: dict[str, Any]) -> list[str]:
+    """The lines of a table."""
+    lines = [
+        "| architecture | groups | prunable | share prunable | at most | parameters | after half | error | module form "
+        "| not cut, and why |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: | --- | --- |",
+    ]
+    for name, row in rows.items():
+        label = f"{name} *" if name in BELOW else name
+        if row["problem"]:
+            cells = [
+                label,
+                *[""] * 8,
+                f"**{short(row['problem'])}**; {frozen(row) if 'frozen' in row else ''}".rstrip("; "),
+            ]
+        else:
+            cells = [
+                label,
+                str(row["groups"]),
+                str(row["prunable"]),
+                share(row["share"]),
+                share(row["largest"]),
+                f"{row['before']:,}",
+                f"{row['after']:,}",
+                f"{row['graph_error']:.0e}",
+                form(row),
+                frozen(row),
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def document(stored: dict[str, Any]) -> str:
+    """The page."""
+    kept = [row for part in stored.values() for row in part["rows"].values()]
+    pruned = [row for row in kept if not row["problem"]]
+    whole = [row for row in pruned if row["module_error"] is not None]
+    complete = [row for row in whole if row["module_groups"] == row["prunable"]]
+    below = [row["name"] for row in kept if row["name"] in BELOW]
+    lines = [
+        "# Architectures",
+        "",
+        "Made by `python tools/zoo_table.py` and, where timm is installed, `python tools/zoo_table.py timm`; do not "
+        "edit. Every model has random weights and is small. Half of the units of every prunable group are cut, and the "
+        "result is compared with the masked original.",
+        "",
+        f"**{len(kept)} architectures, {len(pruned)} pruned and verified; {len(whole)} have a module form, "
+        f"{len(complete)} of them with every group. {len(below)} are pruned below what a person would prune (\\*).**",
+        "",
+        "*share prunable*: of the parameters, those that belong to a unit of a prunable group; *at most*: the share "
+        "that goes when every group keeps one unit; *after half*: the parameters with half of every group gone, which "
+        "is what the plan says to the parameter; *error*: the largest difference of the graph form from the masked "
+        "original, relative to the largest output; *module form*: whether the sliced module of the same class computes "
+        "the same, or for how many groups. Not listed as *not cut*: dims of inputs and outputs, vocabularies, and the "
+        "spatial dims of convolutions.",
+    ]
+    for kind, title in TITLES.items():
+        if kind in stored:
+            part = stored[kind]
+            lines += ["", f"## {title}", "", f"torch {part['torch']}, {len(part['rows'])} rows.", ""]
+            lines += table(kind, part["rows"])
+    lines += ["", "## Below what a person would prune", ""]
+    lines += [f"- **{name}**: {BELOW[name]}" for name in below] or ["None."]
+    return "\n".join(lines) + "\n"
+
+
+def main(kinds: list[str]) -> None:
+    """Run the kinds and write the page."""
+    import torch
+
+    stored_at, page = ROOT / "docs/architectures.json", ROOT / "docs/architectures.md"
+    stored = json.loads(stored_at.read_text()) if stored_at.exists() else {}
+    for kind in kinds:
+        stored[kind] = {"torch": torch.__version__, "rows": rows_of(kind)}
+        stored = {kind: stored[kind] for kind in TITLES if kind in stored}
+        stored_at.write_text(json.dumps(stored, indent=1) + "\n")
+    page.write_text(document(stored))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.simplefilter("ignore")
+    main(sys.argv[1:] if len(sys.argv) > 1 else ["language", "vision", "plain"])
