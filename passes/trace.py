@@ -112,12 +112,12 @@ def _named_forward(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     positional = [inspect.Parameter(f"input{at}", inspect.Parameter.POSITIONAL_ONLY) for at in range(len(args))]
     keyword = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs]
     named.__signature__ = inspect.Signature([*positional, *keyword])  # type: ignore[attr-defined]
-    module.forward = named  # type: ignore[method-assign]
+    module.forward = named
     try:
         yield
     finally:
         if own:
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
         else:
             del module.forward
 
