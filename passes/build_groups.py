@@ -58,7 +58,7 @@ def build_groups(program: Program, inference: Inference, graph: nx.MultiGraph) -
     drafts = [
         _draft(program, inference, atom, members, labels, slots.get(atom))
         for atom, members in uses.items()
-        if any(name in program.table and not program.table[name].is_buffer for name, _, _ in members)
+        if atom.size and any(name in program.table and not program.table[name].is_buffer for name, _, _ in members)
     ]
     return Groups(tuple(_named(drafts)))
 

@@ -162,3 +162,17 @@ def test_parameters_that_nothing_uses_are_frozen() -> None:
 
     traced = gp.trace(Unused(), torch.zeros(2, 3))
     assert traced.groups["left:channels"].reason == "nothing in the graph uses it"
+
+
+def test_a_parameter_of_no_numbers() -> None:
+    """Models of vision have register tokens, of which there may be none."""
+
+    class Registers(torch.nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(torch.nn.Linear(3, 8), torch.nn.Linear(8, 2))
+            self.registers = torch.nn.Parameter(torch.zeros(0, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.cat([x, self.registers]))  # type: ignore[no-any-return]
+
+    assert [group.units for group in gp.trace(Registers(), torch.ones(4, 3)).groups.prunable] == [8]
