@@ -38,9 +38,18 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"n_?head_?kv|num_kv", ("heads",)),
     (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)", ("repeats",)),
     (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)", ("heads repeats", "heads")),
-    (r"(attention_)?head_(dim|size)|d_kv|d_head|key_value_proj_dim|dim_head|attention_head_size", ("head_dims",)),
-    (r"all_head_size|split_size|inner_dim|attn_dim|attention_dim", ("heads repeats head_dims", "heads head_dims")),
-    (r"hidden_size|d_model|n_embd|embed_dim|embedding_dim|emb_dim|dim|width|normalized_shape", ("channels",)),
+    (
+        r"(attention_)?head_(dim|size)|d_kv|d_head|key_dim|key_value_proj_dim|dim_head|attention_head_size",
+        ("head_dims",),
+    ),
+    (
+        r"all_head_size|split_size|inner_dim|attn_dim|attention_dim|out_dim_\w+",
+        ("heads repeats head_dims", "heads head_dims"),
+    ),
+    (r"kv_dim", ("heads head_dims", "head_dims")),
+    # in an attention block the sum of its heads, elsewhere the width of the residual
+    (r"embed_dim", ("heads repeats head_dims", "heads head_dims", "channels")),
+    (r"hidden_size|d_model|n_embd|embedding_dim|emb_dim|dim|width|normalized_shape", ("channels",)),
     (
         r"(\w+_)?(intermediate_size|ffn_dim|n_inner|d_ff|ffn_hidden_size|dim_feedforward|hidden_dim|mlp_dim"
         r"|feed_forward_size|inner_size|feedforward_channels)",

@@ -1,7 +1,8 @@
 """Prune the architectures of the zoo and write ``docs/architectures.md``: ``python tools/zoo_table.py [KIND …]``.
 
 KIND is ``language``, ``vision``, ``plain`` or ``timm`` (which needs timm and torchvision); without one all but ``timm``
-are run. Rows that are not run again stay as they are: they are kept in ``docs/architectures.json``.
+are run, with ``page`` none; ``vision:levit,cvt`` runs those two. What was found is kept in ``docs/architectures``, a
+file for each kind, so that what is not run stays as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "docs/architectures"
 KINDS = {
     "language": "tests.zoo.language:LANGUAGE",
     "vision": "tests.zoo.vision:VISION",
@@ -34,19 +36,23 @@ BELOW: dict[str, str] = {}
 """Rows that are pruned less than a person would prune them by hand, with what that person would do."""
 
 
-def rows_of(kind: str) -> dict[str, Any]:
-    """The rows of a kind, each architecture run anew."""
+def run(kind: str, chosen: list[str]) -> None:
+    """Run each architecture of a kind anew, or only the chosen ones, and keep what was found."""
     study = importlib.import_module("tests.zoo.study").study
     module, _, table = KINDS[kind].partition(":")
-    found: dict[str, Any] = {}
+    kept = KEPT / f"{kind}.json"
+    rows: dict[str, Any] = json.loads(kept.read_text())["rows"] if chosen and kept.exists() else {}
     for name, entry in getattr(importlib.import_module(module), table).items():
+        if chosen and name not in chosen:
+            continue
         started = time.perf_counter()
         try:
-            found[name] = asdict(study(name, entry))
-        except Exception as error:  # the table is to show it
-            found[name] = {"name": name, "problem": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
-        print(f"{kind} {name} {time.perf_counter() - started:.1f} s {found[name]['problem'] or ''}", flush=True)
-    return found
+            rows[name] = asdict(study(name, entry))
+        except Exception as error:  # a fault of ours, which the table is to show
+            rows[name] = {"name": name, "problem": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+        print(f"{kind} {name} {time.perf_counter() - started:.1f} s {rows[name]['problem'] or ''}", flush=True)
+        text = json.dumps({"torch": importlib.import_module("torch").__version__, "rows": rows}, indent=1)
+        kept.write_text(f"{text}\n")
 
 
 def share(value: float) -> str:
@@ -141,19 +147,17 @@ def document(stored: dict[str, Any]) -> str:
 
 def main(kinds: list[str]) -> None:
     """Run the kinds and write the page."""
-    import torch
-
-    stored_at, page = ROOT / "docs/architectures.json", ROOT / "docs/architectures.md"
-    stored = json.loads(stored_at.read_text()) if stored_at.exists() else {}
-    for kind in kinds:
-        stored[kind] = {"torch": torch.__version__, "rows": rows_of(kind)}
-        stored = {kind: stored[kind] for kind in TITLES if kind in stored}
-        stored_at.write_text(json.dumps(stored, indent=1) + "\n")
-    page.write_text(document(stored))
+    KEPT.mkdir(exist_ok=True)
+    for each in kinds:
+        kind, _, chosen = each.partition(":")
+        run(kind, chosen.split(",") if chosen else [])
+    files = {kind: KEPT / f"{kind}.json" for kind in TITLES}
+    stored = {kind: json.loads(file.read_text()) for kind, file in files.items() if file.exists()}
+    (ROOT / "docs/architectures.md").write_text(document(stored))
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
-    main(sys.argv[1:] if len(sys.argv) > 1 else ["language", "vision", "plain"])
+    main([kind for kind in sys.argv[1:] if kind != "page"] if len(sys.argv) > 1 else ["language", "vision", "plain"])

@@ -11,6 +11,9 @@ from torch import nn
 import graphprune as gp
 from tests.lockstep import random_plan
 from tests.models import tiny, tiny_llama, tokens
+from tests.zoo.language import LANGUAGE
+from tests.zoo.study import half
+from tests.zoo.vision import VISION
 
 VECTORS, IMAGES = torch.randn(4, 3), torch.randn(2, 3, 8, 8)
 
@@ -72,6 +75,16 @@ def test_families_of_transformers(family: str) -> None:
     model, inputs = tiny(family)
     compact = halved(model, **inputs)
     assert sum(p.numel() for p in compact.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("family", "path"), [("gpt_bigcode", "transformer.h.0.attn"), ("levit", "stages.0.layers.0")])
+def test_heads_whose_sizes_have_other_names(family: str, path: str) -> None:
+    model, inputs = {**LANGUAGE, **VISION}[family]()
+    traced = gp.trace(model, (), inputs)
+    heads = [group for group in traced.groups.prunable if group.kind == "heads" and path in group.name]
+    assert len(heads) == 1
+    compact = gp.rewrite(traced, half(traced, heads))
+    assert compact.module_error is None
 
 
 def test_the_original_keeps_its_numbers() -> None:
