@@ -4,6 +4,7 @@
 2. Inputs and outputs of the graph are frozen.
 3. Graphs inside the graph (the branches of a condition, the body of a loop) are walked with the dims that enter them.
 4. Each call is handed to the axis rule of its operator; without a rule everything that touches it is frozen.
+5. Parameters that nothing uses, and those that are views of the same memory, are frozen.
 
 ::
 
@@ -14,11 +15,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from ..axes import Axis, Solver
 from ..errors import CaptureError
@@ -34,7 +36,25 @@ def infer_axes(program: Program) -> Inference:
     for name in walk.parameter_dims.keys() - walk.used:
         for axis in walk.parameter_dims[name].axes:
             walk.solver.freeze(axis, "nothing in the graph uses it")
+    for name, other in overlapping({name: program.tensor(name) for name in sorted(walk.used & walk.names.keys())}):
+        for axis in (*walk.parameter_dims[name].axes, *walk.parameter_dims[other].axes):
+            walk.solver.freeze(axis, f"{name} and {other} are views of the same memory, which the cut would part")
     return Inference(walk.solver, walk.known, walk.remembered, walk.parameter_dims, walk.canonical)
+
+
+def overlapping(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Tensors that share memory with the one that begins before them, and that one. On the meta device none do."""
+    spans = []
+    for name, tensor in tensors.items():
+        if not tensor.is_meta and tensor.numel() and tensor.layout == torch.strided:
+            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            spans.append((tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size(), name))
+    end, reaching = 0, ""
+    for first, after, name in sorted(spans):
+        if first < end:
+            yield reaching, name
+        if after > end:
+            end, reaching = after, name
 
 
 @dataclass

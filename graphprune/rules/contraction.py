@@ -63,7 +63,7 @@ def matrix_product(call: Call, a: Dims, b: Dims) -> Dims:
     return contract(call, [(a, left), (b, right)], result)
 
 
-@axis_rule("matmul", "mm", "bmm", "mv", "dot", "linalg_matmul")
+@axis_rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "linalg_matmul")
 def matmul(call: Call) -> Result:
     """``... i j, ... j k -> ... i k``"""
     a, b = call.tensors()

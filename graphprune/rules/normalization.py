@@ -98,3 +98,23 @@ def batch_norm(call: Call) -> Result:
         return result
     statistics = call.fixed_outputs("it is a statistic")
     return (result, *(statistics[1:] if isinstance(statistics, tuple) else ()))
+
+
+@axis_rule("_weight_norm")
+def weight_norm(call: Call) -> Result:
+    """``v * g / |v|``, the length taken over all dims but one: zeros add nothing to it, but it must not be zero."""
+    v, g, kept = call.tensor("v"), call.tensor("g"), int(call["dim"])
+    zero = list(v.zero)
+    for dim, axis in enumerate(v.axes):
+        if dim != kept:
+            call.summed(axis, v.zero[dim], "weight norm")
+            continue
+        call.unify(axis, g.axes[dim])
+        if v.zero[dim]:
+            call.freeze(
+                axis,
+                "weight norm divides by the length of what would be masked, which is then zero: fold it into the "
+                "weight first (remove_parametrizations, remove_weight_norm)",
+            )
+        zero[dim] = v.zero[dim] or g.zero[dim]
+    return Dims(tuple(map(call.resolve, v.axes)), tuple(zero))

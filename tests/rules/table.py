@@ -325,6 +325,7 @@ POINTWISE: list[Case] = [
 # --- contractions -----------------------------------------------------------------------------------------------------
 
 CONTRACTIONS: list[Case] = [
+    case("vdot", lambda p, x: aten.vdot(x[0] @ p.up, p.bias) * x.sum(), cut="up:1 bias:0", up="3 a", bias="a"),
     case(
         "linear",
         lambda p, x: F.linear(F.linear(x, p.up, p.bias).relu(), p.down),
@@ -1038,6 +1039,33 @@ REDUCTIONS: list[Case] = [
 # --- normalisations ---------------------------------------------------------------------------------------------------
 
 NORMS: list[Case] = [
+    case(
+        "_weight_norm",
+        lambda p, x: (x @ p.up).relu() @ torch._weight_norm(p.v, p.gain, 0).T,
+        cut="up:1 v:1",
+        frozen={"v:0": "weight norm divides by the length", "gain:0": "weight norm divides by the length"},
+        up="3 a",
+        v="2 a",
+        gain="2 1",
+    ),
+    case(
+        "_weight_norm",
+        lambda p, x: (x @ torch._weight_norm(p.v, p.gain, 1)).relu() @ torch._weight_norm(p.down, p.one, -1),
+        frozen={"v:1": "weight norm divides by the length", "down:0": "weight norm divides by the length"},
+        v="3 a",
+        gain="1 a",
+        down="a 2",
+        one="",
+    ),
+    case(
+        "_weight_norm",
+        lambda p, x: (x @ torch._weight_norm(p.v.exp(), p.gain, 1)).relu() @ torch._weight_norm(p.down, p.one, -1),
+        cut="v:1 gain:1 down:0",
+        v="3 a",
+        gain="1 a",
+        down="a 2",
+        one="",
+    ),
     case(
         "layer_norm",
         lambda p, x: F.layer_norm(x @ p.up, (p.a,), p.weight, p.bias) @ p.down,

@@ -1,0 +1,135 @@
+"""What peft puts into models: each variant is pruned and verified, or frozen with a reason, kept or merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+import graphprune as gp
+from graphprune.errors import RewriteError
+from graphprune.traced import TracedModel
+from tests.lockstep import check_lockstep, random_plan
+from tests.models import PROJECTIONS, tiny, tiny_llama, tokens
+
+
+class Convolutions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.relu(self.b(torch.relu(self.a(x)))))  # type: ignore[no-any-return]
+
+
+def llama() -> nn.Module:
+    return tiny_llama(num_hidden_layers=1, tied=False)
+
+
+def adapted(model: nn.Module, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return get_peft_model(model, LoraConfig(**{"r": 4, "target_modules": PROJECTIONS, **options}))  # type: ignore[arg-type]
+
+
+def several(active: list[str]) -> nn.Module:
+    model = adapted(llama())
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["v_proj", "up_proj"]))
+    model.base_model.set_adapter(active)
+    return model  # type: ignore[no-any-return]
+
+
+VARIANTS: dict[str, Callable[[], nn.Module]] = {
+    "plain": lambda: adapted(llama()),
+    "two active": lambda: several(["default", "second"]),
+    "one of two active": lambda: several(["default"]),
+    "rslora": lambda: adapted(llama(), use_rslora=True),
+    "ranks by layer": lambda: adapted(llama(), rank_pattern={"q_proj": 2, "up_proj": 6}),
+    "embedding": lambda: adapted(llama(), target_modules=[*PROJECTIONS, "embed_tokens"]),
+    "head": lambda: adapted(llama(), target_modules=[*PROJECTIONS, "lm_head"]),
+    "modules to save": lambda: adapted(
+        llama(), target_modules=PROJECTIONS[:4], modules_to_save=["down_proj", "lm_head"]
+    ),
+    "convolutions": lambda: adapted(Convolutions(), target_modules=["a", "b"]),
+}
+
+
+def traced_variant(model: nn.Module) -> TracedModel:
+    """Traced with factors that are away from zero."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or "lora_embedding" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    if isinstance(model.get_base_model(), Convolutions):  # type: ignore[operator]
+        return gp.trace(model, torch.randn(2, 3, 6, 6, generator=generator))
+    return gp.trace(model, kwargs={"input_ids": tokens()})
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_are_pruned(name: str) -> None:
+    traced = traced_variant(VARIANTS[name]())
+    plan = random_plan(traced, half=True, slots=False)
+    assert len(plan.groups) >= 2
+    assert check_lockstep(traced, plan, 1e-5) > 0
+    for adapters in ("keep", "merge"):
+        compact = gp.rewrite(traced, plan, adapters=adapters)  # type: ignore[arg-type]
+        assert compact.module_error is None
+        assert compact.ratio > 0.25
+
+
+@pytest.mark.parametrize("name", ["two active", "ranks by layer", "embedding", "convolutions"])
+def test_ranks_are_cut(name: str) -> None:
+    traced = traced_variant(VARIANTS[name]())
+    plan = gp.select(traced, gp.score(traced, "random"), ratio=0.02, kinds=["lora_rank"])
+    assert {traced.groups[each].kind for each in plan.groups} == {"lora_rank"}
+    assert check_lockstep(traced, plan, 1e-5) > 0
+    assert gp.rewrite(traced, plan).report is not None
+
+
+def test_adapters_that_are_not_active_stay_whole() -> None:
+    traced = traced_variant(several(["default"]))
+    reasons = {group.reason for group in traced.groups if "lora_A.second" in group.name}
+    assert reasons == {"nothing in the graph uses it"}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: adapted(llama(), use_dora=True),
+        lambda: adapted(Convolutions(), target_modules=["a", "b"], use_dora=True),
+    ],
+    ids=["linear", "convolution"],
+)
+def test_dora_divides_by_lengths_and_is_merged_first(model: Callable[[], nn.Module]) -> None:
+    traced = traced_variant(model())
+    assert traced.groups.prunable == ()
+    reasons = [group.reason for group in traced.groups if "is not finite at zero" in group.reason]
+    assert any("lora_magnitude_vector.default" in reason for reason in reasons)
+    merged, _ = gp.merge_adapters(traced)
+    plan = random_plan(merged, half=True)
+    assert gp.rewrite(merged, plan).module_error is None
+    assert len(plan.groups) >= 2
+
+
+def test_a_bias_of_an_adapter() -> None:
+    traced = traced_variant(adapted(llama(), lora_bias=True))
+    plan = random_plan(traced, half=True, slots=False)
+    assert gp.rewrite(traced, plan).module_error is None
+    with pytest.raises(RewriteError, match="the base layer has no bias"):
+        gp.rewrite(traced, plan, adapters="merge")
+
+
+def test_adapters_on_parameters() -> None:
+    model = adapted(
+        tiny("mixtral")[0],
+        target_modules=["q_proj"],
+        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+    )
+    traced = traced_variant(model)
+    plan = random_plan(traced, half=True, slots=False)
+    assert any("experts" in name for name in plan.groups)
+    assert gp.rewrite(traced, plan).ratio > 0.25
