@@ -26,14 +26,25 @@ FAST = (
 )
 """Those of the fast suite, each of another kind."""
 
-DATA = "it is not traced: {}ForMaskedLM can't be captured by torch.export: Could not guard on data-dependent expression"
+CAPTURE = "it is not traced: {} can't be captured by torch.export"
 
-NOT_PRUNED: dict[str, str] = {}
+NOT_PRUNED: dict[str, str] = {
+    # each asks what values a mask has
+    "longformer": CAPTURE.format("LongformerForMaskedLM"),
+    "led": CAPTURE.format("LEDForConditionalGeneration"),
+    "vilt": CAPTURE.format("ViltModel"),
+    # states are written into a tensor step by step
+    "rwkv": "nothing of it can be cut",
+    # a statistic over the channels of every MLP (GRN) and of the residual
+    "convnextv2": "nothing of it can be cut",
+}
 """How the reason begins why nothing of an architecture is cut."""
 
 
 @pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ZOO])
 def test_half_of_an_architecture(name: str) -> None:
+    if name == "mask2former":
+        pytest.importorskip("scipy", reason="its loss needs scipy")
     row = study(name, ZOO[name])
     if name in NOT_PRUNED:
         assert row.problem is not None, f"{name} is pruned now: strike it off the list"
