@@ -39,6 +39,7 @@ def test_thousands_of_random_models(start: int) -> None:
     seen = check(range(start, start + 100))
     assert seen["models with a cut"] >= 90
     assert seen["slots"] > 0
+    assert seen["statistics"] > 0
 
 
 @pytest.mark.parametrize("name", BLOCKS)
