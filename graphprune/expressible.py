@@ -116,6 +116,9 @@ def _random_tensors(traced: TracedModel, keep: Keep, dtype: torch.dtype | None) 
             known = name in inference.parameter_dims
             shape = [kept_size(axis, keep) for axis in inference.axes(name)] if known else info.shape
             tensors[name] = patterned(shape, dtype or original.dtype, generator)
+            if len(shape) == 1:  # scales about one and shifts about zero let through what comes before them
+                row = slice_tensor(original, masks.get(name, [None])).cpu()
+                tensors[name] = row.to(tensors[name]) + 0.1 * tensors[name]
     return tensors
 
 
@@ -128,7 +131,7 @@ def patterned(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generat
     *stack, rows, columns = (1, 1, *shape)[-max(2, len(shape)) :]
     strides = [*[STEP] * len(stack), columns, 1] if stack else [1, 1]
     needed = 1 + sum((size - 1) * stride for size, stride in zip((*stack, rows, columns), strides, strict=True))
-    scale = max(1, math.prod(shape[1:])) ** -0.5 if len(shape) > 1 else 1.0
+    scale = (2 / max(1, math.prod(shape[1:]))) ** 0.5 if len(shape) > 1 else 1.0
     line = torch.randn(max(1, needed), generator=generator).to(dtype) * scale
     return line.as_strided(tuple(shape), strides[len(strides) - len(shape) :])
 

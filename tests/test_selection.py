@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import graphprune as gp
 from graphprune.errors import BudgetError, PlanError, ScoreError
+from graphprune.expressible import module_counts
 from graphprune.plan import PruningPlan
 from graphprune.scores import Scores
 from graphprune.traced import TracedModel
@@ -237,3 +238,29 @@ def test_experts_are_cut_to_what_their_kernel_runs() -> None:
     assert plan.groups
     assert all(each.count % 8 == 0 for each in plan.groups.values())
     assert gp.rewrite(traced, plan).module_error is None
+
+
+def test_attention_deep_in_a_network_is_seen() -> None:
+    """Layers before and after it must not wash out that it divides by the root of another head size."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_heads, self.head_dim = 2, 8
+            self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            qkv = self.qkv(x).view(*x.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+            mixed = nn.functional.scaled_dot_product_attention(*qkv.unbind())
+            return x + self.out(mixed.transpose(1, 2).flatten(2))
+
+    def convolutions() -> list[nn.Module]:
+        return [each for _ in range(8) for each in (nn.Conv1d(6, 6, 3, padding=1), nn.BatchNorm1d(6), nn.SiLU())]
+
+    torch.manual_seed(0)
+    model = nn.Sequential(*convolutions(), nn.LayerNorm(16), Attention(), *convolutions()).eval()
+    traced = gp.trace(model, torch.randn(2, 6, 16))
+    families = module_counts(traced)
+    kinds = {group.kind for group in traced.groups.prunable if group.family in families}
+    assert "heads" in kinds
+    assert "head_dims" not in kinds
