@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import graphprune as gp
-from graphprune.errors import ExportError, FileFormatError, OutputExistsError, PlanError, RewriteError
+from graphprune.errors import ExportError, FileFormatError, OutputExistsError, PlanError
 from graphprune.export import directory as module_under_test
 from graphprune.export.directory import read_plan
 
@@ -238,15 +238,12 @@ def test_nothing_is_left_when_saving_fails(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
-def test_model_without_values_or_module_form_is_refused(tmp_path: Path) -> None:
+def test_model_without_values_is_refused(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = tiny_llama(layers=1)
     traced = gp.trace(model, kwargs={"input_ids": torch.zeros(2, 11, dtype=torch.long, device="meta")})
     with pytest.raises(ExportError, match="has no values to save: apply the plan to a real checkpoint"):
         gp.save(gp.rewrite(traced, half(traced, any_prunable)), tmp_path / "out")
-    traced = traced_llama(tiny_llama(layers=1))
-    with pytest.raises(RewriteError, match="there is no module form"):
-        gp.save(gp.rewrite(traced, half(traced, any_prunable), module_form=False), tmp_path / "out")
 
 
 def test_adapters_without_a_wrapper_are_to_be_merged(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import graphprune as gp
 from graphprune.errors import ExportError, FileFormatError
 
-from .tiny import tiny_llama
+from .tiny import add_adapters, tiny_llama
 
 
 class Counted(nn.Module):
@@ -54,3 +54,11 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(FileFormatError, match=r"model\.safetensors"):
         gp.load(tmp_path / "out", model=Counted())
+
+
+def test_a_graph_with_adapters_is_refused(tmp_path: Path) -> None:
+    traced = gp.trace(add_adapters(tiny_llama()), {"input_ids": torch.randint(0, 50, (2, 7))})
+    plan = gp.select(traced, gp.score(traced), ratio=0.2)
+    with pytest.raises(ExportError, match=r"there is no module form .* merge them, with gp.rewrite"):
+        gp.save(gp.rewrite(traced, plan, module_form=False), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
