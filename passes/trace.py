@@ -17,6 +17,7 @@ import contextlib
 import inspect
 import logging
 import operator
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -141,8 +142,8 @@ def _mutates(node: fx.Node) -> bool:
 def _explain(module: nn.Module, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
-    where = next((line for line in reversed(lines) if line.startswith("File ")), "")
-    place = f" at {where}" if where else ""
+    frames = re.findall(r'File "(?:[^"]*/)?([^"/]+)", line (\d+)', str(error))
+    place = " at {}:{}".format(*frames[-1]) if frames else ""
     return (
         f"{type(module).__name__} can't be captured by torch.export{place}: {first.rstrip('.')}. "
         "Check that the example inputs run through the model, or trace the sub-module that holds what is to be pruned."
