@@ -46,7 +46,6 @@ BELOW: dict[str, str] = {
     "vilt": CAPTURE,
     "rwkv": "the width of its feed-forward could be cut; its loop writes states into a tensor in place, and the rule "
     "for that is missing.",
-    "mask2former": "it is not built here, since its loss needs scipy.",
     "convnextv2": "the width of its MLPs could be cut; its response norm takes a mean over that width, so this is "
     "another function (`kinds=['statistics']`).",
     "bit": "the width of its bottlenecks could be cut; it standardises its weights, and its group norms then see other "

@@ -43,8 +43,6 @@ NOT_PRUNED: dict[str, str] = {
 
 @pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ZOO])
 def test_half_of_an_architecture(name: str) -> None:
-    if name == "mask2former":
-        pytest.importorskip("scipy", reason="its loss needs scipy")
     row = study(name, ZOO[name])
     if name in NOT_PRUNED:
         assert row.problem is not None, f"{name} is pruned now: strike it off the list"

@@ -224,7 +224,16 @@ VISION: dict[str, Entry] = {
         build(
             "Mask2FormerConfig",
             "Mask2FormerForUniversalSegmentation",
-            backbone_config=_config("SwinConfig", **HIERARCHY, patch_size=2, out_features=["stage1", "stage2"]),
+            backbone_config=_config(
+                "SwinConfig",
+                embed_dim=12,
+                depths=[1, 1, 1, 1],
+                num_heads=[2, 2, 4, 4],
+                window_size=4,
+                image_size=64,
+                patch_size=2,
+                out_features=["stage1", "stage2", "stage3", "stage4"],
+            ),
             hidden_dim=64,
             feature_size=64,
             mask_feature_size=64,
@@ -235,7 +244,7 @@ VISION: dict[str, Entry] = {
             num_attention_heads=4,
             num_queries=5,
         ),
-        {"pixel_values": image()},
+        {"pixel_values": image(64)},
     ),
     "sam_vision": lambda: (
         build(
