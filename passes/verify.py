@@ -282,13 +282,8 @@ def _probe(tensor: Tensor, masks: DimMasks, generator: torch.Generator) -> Tenso
     if tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
         return tensor + noise
     if is_zero_where_masked(tensor, masks):
-        return tensor + noise - slice_back(noise, masks)
+        return tensor + noise - zero_masked(noise, masks)
     return tensor
-
-
-def slice_back(noise: Tensor, masks: DimMasks) -> Tensor:
-    """``noise`` at the kept positions and zero at the pruned ones."""
-    return zero_masked(noise, masks)
 
 
 def _inputs(program: Program, dtype: torch.dtype | None) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -97,6 +97,11 @@ class PruneConfig:
         if self.window < 2:
             raise TrainingError(f"a window of {self.window} tokens predicts nothing: it must have at least 2")
 
+    def selection(self) -> dict[str, Any]:
+        """What :func:`graphprune.select` is told beside the ratio, at every step alike."""
+        names = ("of", "homogeneous", "multiple_of", "min_units", "kinds", "form")
+        return {name: getattr(self, name) for name in names}
+
     def make_criterion(self) -> Criterion:
         """The criterion that these settings name."""
         match self.criterion:

@@ -37,15 +37,5 @@ def plan_at_once(
     traced = trace(model)
     data = [{"input_ids": batch} for batch in windows.split(config.batch_size)[:batches]]
     scores = score(traced, criterion, data=data if criterion.needs_gradients else None)
-    plan = select(
-        traced,
-        scores,
-        ratio=config.ratio,
-        of=config.of,
-        homogeneous=config.homogeneous,
-        multiple_of=config.multiple_of,
-        min_units=config.min_units,
-        kinds=config.kinds,
-        form=config.form,
-    )
+    plan = select(traced, scores, ratio=config.ratio, **config.selection())
     return traced, plan

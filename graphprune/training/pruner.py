@@ -99,19 +99,8 @@ class Pruner:
         zero(self._trained)
 
     def _select(self, scores: Scores, ratio: float, step: int) -> PruningPlan:
-        config = self.config
-        plan = select(
-            self.traced,
-            scores,
-            ratio=ratio,
-            of=config.of,
-            homogeneous=config.homogeneous,
-            multiple_of=config.multiple_of,
-            min_units=config.min_units,
-            kinds=config.kinds,
-            form=config.form,
-            within=self.plan if self.plan.groups else None,
-        )
+        within = self.plan if self.plan.groups else None
+        plan = select(self.traced, scores, ratio=ratio, within=within, **self.config.selection())
         return replace(plan, about={**plan.about, "step": step, "steps": self.total_steps})
 
     def _apply(self, plan: PruningPlan) -> None:
