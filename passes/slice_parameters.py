@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +38,17 @@ def slice_tensor(tensor: Tensor, masks: DimMasks) -> Tensor:
     return result.clone() if result is tensor else result
 
 
+def widen(tensor: Tensor, masks: DimMasks) -> Tensor:
+    """The inverse of :func:`slice_tensor`: the tensor at the positions that stay, and zeros at those that go."""
+    result = tensor
+    for dim, mask in enumerate(masks):
+        if mask is not None:
+            shape = (*result.shape[:dim], len(mask), *result.shape[dim + 1 :])
+            places = mask.nonzero().flatten().to(result.device)
+            result = result.new_zeros(shape).index_copy_(dim, places, result)
+    return result
+
+
 def zero_masked(tensor: Tensor, masks: DimMasks) -> Tensor:
     """A copy of a tensor with zeros at the positions that go."""
     result = tensor.detach().clone()
@@ -46,6 +57,20 @@ def zero_masked(tensor: Tensor, masks: DimMasks) -> Tensor:
             gone = (~mask).nonzero().flatten().to(result.device)
             result.index_fill_(dim, gone, 0)
     return result
+
+
+def masks_within(masks: Mapping[str, DimMasks], there: Mapping[str, DimMasks]) -> dict[str, DimMasks]:
+    """The same masks for tensors of which only what the masks of ``there`` keep is left."""
+    found: dict[str, DimMasks] = {}
+    for name, rows in masks.items():
+        left = there.get(name, [None] * len(rows))
+        inner = [
+            mask if mask is None or present is None else mask[present] for mask, present in zip(rows, left, strict=True)
+        ]
+        inner = [None if mask is None or bool(mask.all()) else mask for mask in inner]
+        if any(mask is not None for mask in inner):
+            found[name] = inner
+    return found
 
 
 def is_zero_where_masked(tensor: Tensor, masks: DimMasks) -> bool:

@@ -119,15 +119,15 @@ def prepare_check(
         return None
     masks = parameter_masks(inference, keep)
     generator = torch.Generator().manual_seed(0)
-    for dtype in _types(program):
+    for dtype in types_to_check(program):
         probes = {name: _probe(_cast(tensors[name], dtype), rows, generator) for name, rows in masks.items()}
         masked = {
             name: probe if _is_buffer(program, name) else zero_masked(probe, masks[name])
             for name, probe in probes.items()
         }
         try:
-            dense_outputs = _run_module(program, program.module, probes, dtype)
-            masked_outputs = _run_module(program, program.module, masked, dtype)
+            dense_outputs = run_module(program, program.module, probes, dtype)
+            masked_outputs = run_module(program, program.module, masked, dtype)
         except (RuntimeError, TypeError, ValueError):
             if dtype is None:
                 raise
@@ -214,7 +214,7 @@ def check_module(check: Check, compact: nn.Module) -> float:
         VerificationError: it does not run, or differs by more than rounding.
     """
     try:
-        outputs = _run_module(check.program, compact, check.sliced, check.dtype)
+        outputs = run_module(check.program, compact, check.sliced, check.dtype)
     except Exception as error:
         raise VerificationError(f"the module form does not run: {_first_line(error)}") from error
     worst = difference(check.masked, outputs)
@@ -231,7 +231,7 @@ def same_values(program: Program, compact: fx.GraphModule, module: nn.Module, dt
     values = {name: _cast(fetch(compact, name), dtype) for name in _attributes(compact)}
     try:
         expected = _run_graph(program, _promoted(compact, dtype), values)
-        found = _run_module(program, module, {}, dtype)
+        found = run_module(program, module, {}, dtype)
     except Exception:  # whatever a forward finds wrong with its shapes or types
         return False
     return difference(expected, found) <= (SAME if dtype == torch.float64 else TOLERANCE)
@@ -258,7 +258,7 @@ def difference(expected: list[Tensor], found: list[Tensor]) -> float:
     return worst
 
 
-def _types(program: Program) -> list[torch.dtype | None]:
+def types_to_check(program: Program) -> list[torch.dtype | None]:
     """The types to check in: float64 where three copies of the model fit into half of the free memory."""
     bytes_needed = 3 * 8 * sum(info.numel for info in program.table.values())
     on_host = all(fetch(program.module, name).device.type == "cpu" for name in program.table)
@@ -293,7 +293,7 @@ def _inputs(program: Program, dtype: torch.dtype | None) -> tuple[tuple[Any, ...
     return tree_map(cast, program.args), tree_map(cast, dict(program.kwargs))
 
 
-def _run_module(
+def run_module(
     program: Program, module: nn.Module, replaced: Mapping[str, Tensor], dtype: torch.dtype | None
 ) -> list[Tensor]:
     """The outputs of a module, in eval mode, with some tensors replaced and all cast."""
