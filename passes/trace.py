@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
 import operator
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +27,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_map
 
 from ..errors import CaptureError
+from .capture_errors import explain_capture
 
 MODE_WRAPPERS = {
     "wrap_with_set_grad_enabled": 1,
@@ -76,7 +77,7 @@ def trace(
             if any(_mutates(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
         except Exception as error:
-            raise CaptureError(_explain(module, error)) from error
+            raise CaptureError(explain_capture(module, args, kwargs, error, dynamic=dynamic)) from error
         captured = program.module(check_guards=False)
     if not isinstance(captured, fx.GraphModule):
         raise CaptureError(f"torch.export gave a {type(captured).__name__} and no graph for {type(module).__name__}")
@@ -125,29 +126,21 @@ def _named_forward(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 @contextlib.contextmanager
 def _quiet_export() -> Iterator[None]:
-    """torch.export logs what it raises anyway."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """torch.export logs what it raises anyway, and prints the graph that it has by then."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx.experimental.symbolic_shapes")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _mutates(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
-def _explain(module: nn.Module, error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = lines[0] if lines else type(error).__name__
-    frames = re.findall(r'File "(?:[^"]*/)?([^"/]+)", line (\d+)', str(error))
-    place = " at {}:{}".format(*frames[-1]) if frames else ""
-    return (
-        f"{type(module).__name__} can't be captured by torch.export{place}: {first.rstrip('.')}. "
-        "Check that the example inputs run through the model, or trace the sub-module that holds what is to be pruned."
-    )
 
 
 def _copy_into(graph: fx.Graph, inner: fx.Graph, values: Sequence[Any]) -> Any:

@@ -81,11 +81,9 @@ def test_the_module_stays_as_it_was() -> None:
 
 def test_the_module_stays_as_it_was_when_it_can_not_be_captured() -> None:
     module = Branching(3, 3).train()
-    with pytest.raises(CaptureError) as caught:
+    with pytest.raises(CaptureError, match=r"^Branching can't be captured: its forward "):
         gp.trace(module, (X,))
     assert module.training
-    assert str(caught.value).startswith("Branching can't be captured by torch.export")
-    assert str(caught.value).endswith("or trace the sub-module that holds what is to be pruned.")
 
 
 def test_parameters_are_shared_with_the_module() -> None:

@@ -26,7 +26,7 @@ FAST = (
 )
 """Those of the fast suite, each of another kind."""
 
-CAPTURE = "it is not traced: {} can't be captured by torch.export"
+CAPTURE = "it is not traced: {} can't be captured"
 
 NOT_PRUNED: dict[str, str] = {
     # each asks what values a mask has

@@ -1,0 +1,200 @@
+"""What is said of a module that can't be captured: where, why, and what to do."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune as gp
+from graphprune.errors import CaptureError
+
+PART = "or trace a part of the model that does without it, gp.trace(model.part, …)"
+WITHOUT_FAKE = torch.library.Library("graphprune_tests", "DEF")
+WITHOUT_FAKE.define("copy(Tensor x) -> Tensor")
+WITHOUT_FAKE.impl("copy", lambda x: x.clone(), "CPU")
+
+
+class Gate(nn.Module):
+    """``function(x)`` deep inside a model."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+class Net(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.up, self.gates = nn.Linear(3, 4), nn.ModuleList([nn.Identity(), Gate(function)])
+
+    def forward(self, x: Tensor) -> Any:
+        return self.gates[1](self.gates[0](self.up(x)))
+
+
+class Box:
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+def branch(x: Tensor) -> Tensor:
+    if x.sum() > 0:
+        return x
+    return -x
+
+
+def loop(x: Tensor) -> Tensor:
+    while x.norm() > 1:
+        x = x / 2
+    return x
+
+
+def size(x: Tensor) -> Tensor:
+    return torch.ones(int(x.abs().sum()))
+
+
+def bound(x: Tensor) -> Tensor:
+    return x[:, : int(x.argmax().item())]
+
+
+def rows(x: Tensor) -> Tensor:
+    return torch.stack([x[row].sum() for row in x[:, 0].nonzero()])
+
+
+def array(x: Tensor) -> Tensor:
+    return torch.from_numpy(np.tanh(x.numpy()))
+
+
+def operator(x: Tensor) -> Tensor:
+    return torch.ops.graphprune_tests.copy(x)  # type: ignore[no-any-return]
+
+
+def wrong_shape(x: Tensor) -> Tensor:
+    return x.view(5, 7)
+
+
+def unknown_size(x: Tensor) -> Tensor:
+    return x * {2: 3}[x.shape[0]]
+
+
+BRANCHES = f"branches on the value of a tensor; write the choice with torch.where or torch.cond, {PART}"
+NUMBER = (
+    "computes in Python with a number out of a tensor (item, int, float, tolist); keep it a tensor, or give it to the "
+    f"model as a Python number, {PART}"
+)
+CASES: list[tuple[Callable[[Tensor], Any], int, str]] = [
+    (branch, 1, BRANCHES),
+    (loop, 1, BRANCHES),
+    (size, 1, NUMBER),
+    (bound, 1, NUMBER),
+    (
+        rows,
+        1,
+        "needs to know a size that depends on the values of a tensor; keep all positions and mask them where some are "
+        "chosen (nonzero, unique, boolean indices), or say what holds of the size with torch._check, " + PART,
+    ),
+    (
+        array,
+        1,
+        "takes the values of a tensor out of torch (numpy, data_ptr); write it with operators of torch, or as an "
+        f"operator of your own with torch.library.custom_op, {PART}",
+    ),
+    (
+        operator,
+        1,
+        "calls an operator that can't tell the shape of its result; register a function that makes it, with "
+        f"torch.library.register_fake, {PART}",
+    ),
+]
+X = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+
+
+def line_of(function: Callable[..., Any], offset: int) -> str:
+    lines, first = inspect.getsourcelines(function)
+    assert offset < len(lines)
+    return f"{Path(__file__).name}:{first + offset}"
+
+
+def refusal(module: nn.Module, *args: Any, **options: Any) -> str:
+    with pytest.raises(CaptureError) as caught:
+        gp.trace(module, args, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("function", "offset", "message"), CASES, ids=[case[0].__name__ for case in CASES])
+def test_where_and_why_and_what_to_do(
+    function: Callable[[Tensor], Any], offset: int, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = f"gates.1 (Gate, {line_of(function, offset)})"
+    assert refusal(Net(function), X) == f"Net can't be captured: {place} {message}"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_model_itself_is_the_place() -> None:
+    assert refusal(Gate(branch), X) == f"Gate can't be captured: its forward ({line_of(branch, 1)}) {BRANCHES}"
+
+
+def test_a_result_that_is_no_tensor() -> None:
+    assert refusal(Gate(Box), X) == (
+        "Gate can't be captured: it returns an object whose tensors can't be found; return tensors in tuples, lists or "
+        "dicts, or register its class with torch.export.register_dataclass"
+    )
+
+
+def test_torchscript() -> None:
+    assert refusal(torch.jit.trace(nn.Linear(3, 4), X), X) == (
+        "TopLevelTracedModule can't be captured: it is TorchScript, which has no Python code to follow; trace the "
+        "nn.Module that it was made from"
+    )
+
+
+GIVE = "give inputs that its forward takes, gp.trace(model, args=(…,), kwargs={…})"
+
+
+def test_inputs_that_do_not_fit() -> None:
+    place = f"gates.1 (Gate, {line_of(wrong_shape, 1)})"
+    assert refusal(Net(wrong_shape), X) == (
+        f"Net can't be captured, since it does not run on the example inputs: {place} says \"shape '[5, 7]' is invalid "
+        f'for input of size 8"; {GIVE}'
+    )
+    message = refusal(Net(branch), X[:, :2])
+    assert re.fullmatch(
+        r"Net can't be captured, since it does not run on the example inputs: "
+        r"up \(Linear, test_capture_errors\.py:\d+\) "
+        rf"says 'mat1 and mat2 shapes cannot be multiplied \(2x2 and 3x4\)'; {re.escape(GIVE)}",
+        message,
+    )
+    assert refusal(Net(branch), X, X) == (
+        "Net can't be captured, since it does not run on the example inputs: it says 'Net.forward() takes 2 positional "
+        f"arguments but 3 were given'; {GIVE}"
+    )
+
+
+def test_sizes_that_can_not_stay_open() -> None:
+    gp.trace(Net(unknown_size), X)
+    assert refusal(Net(unknown_size), X, dynamic=True) == (
+        f"Net can't be captured with open sizes: gates.1 (Gate, {line_of(unknown_size, 1)}) needs fixed ones "
+        "(unhashable type: non-nested SymInt); trace it with dynamic=False"
+    )
+
+
+def test_what_only_capturing_stumbles_over() -> None:
+    def real(x: Tensor) -> Tensor:
+        if type(x) is not Tensor:
+            raise TypeError("not a plain tensor")
+        return x
+
+    assert refusal(Net(real), X) == (
+        f"Net can't be captured: torch.export says 'not a plain tensor' of gates.1 (Gate, {line_of(real, 2)}); change "
+        f"that, {PART}"
+    )
