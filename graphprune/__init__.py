@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .selection import select
     from .traced import TracedModel
     from .training.callback import LoRAPruneCallback
+    from .training.config import PruneConfig
+    from .training.pruner import Pruner
 
 _MODULES = {
     "CompactModel": "compact",
@@ -43,6 +45,8 @@ _MODULES = {
     "Groups": "groups",
     "LoRAPruneCallback": "training.callback",
     "Member": "groups",
+    "PruneConfig": "training.config",
+    "Pruner": "training.pruner",
     "PruningGroup": "groups",
     "PruningPlan": "plan",
     "Scores": "scores",
@@ -83,6 +87,8 @@ __all__ = [
     "Groups",
     "LoRAPruneCallback",
     "Member",
+    "PruneConfig",
+    "Pruner",
     "PruningGroup",
     "PruningPlan",
     "Scores",

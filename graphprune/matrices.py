@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .distributed import is_sharded, whole
 from .traced import TracedModel
 
 BLOCK = 1 << 21
@@ -88,6 +89,20 @@ def matrices(traced: TracedModel) -> dict[str, Matrix]:
         if weight is not None:
             found[name] = Matrix(name, weight, tuple(adapters.get(name, ())), name in parts)
     return found
+
+
+def gathered(matrix: Matrix) -> Matrix:
+    """The matrix in whole where each process holds a part of it; all processes must call this."""
+    adapters = tuple(replace(each, a=_gathered(each.a), b=_gathered(each.b)) for each in matrix.adapters)
+    return replace(matrix, weight=_gathered(matrix.weight), adapters=adapters)
+
+
+def _gathered(parameter: nn.Parameter) -> nn.Parameter:
+    if not is_sharded(parameter):
+        return parameter
+    copy = nn.Parameter(whole(parameter), requires_grad=False)
+    copy.grad = None if parameter.grad is None else whole(parameter.grad)
+    return copy
 
 
 def lora_layers(module: nn.Module) -> list[Any]:

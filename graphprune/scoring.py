@@ -13,7 +13,7 @@ from .criteria import Criterion, criterion_by_name
 from .errors import ScoreError
 from .groups import PruningGroup
 from .masks import fold
-from .matrices import Matrix, matrices
+from .matrices import Matrix, gathered, matrices
 from .scores import Scores
 from .traced import TracedModel
 
@@ -61,7 +61,7 @@ def score_units(traced: TracedModel, criterion: Criterion, *, slots: bool = True
         owners = [_owners(axis_index, matrix, groups, traced) for axis_index in range(len(axes))]
         if not any(owners):
             continue
-        marginals = importance_by_dim(criterion, matrix)
+        marginals = importance_by_dim(criterion, gathered(matrix))
         if marginals is None:
             continue
         for axis, wanted, marginal in zip(axes, owners, marginals, strict=True):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..compact import CompactModel
 from ..errors import TrainingError
-from ..pipeline import rewrite, trace
+from ..pipeline import trace
 from ..plan import PruningPlan
 from ..scores import Scores
 from ..traced import TracedModel
 from .checkpoint import restore_state, save_state
 from .config import PruneConfig
 from .pruner import Pruner
+from .wrapping import as_it_was_made
 
 LABELS = ("labels", "label", "label_ids")
 
@@ -94,13 +93,10 @@ class LoRAPruneCallback(TrainerCallback):
         """The compact model, verified; ``options`` are those of :func:`graphprune.rewrite`.
 
         Raises:
-            TrainingError: nothing is pruned yet.
+            TrainingError: nothing is pruned yet, or the model is sharded.
             GraphPruneError: whatever :func:`graphprune.rewrite` raises.
         """
-        if not self.plan.groups:
-            raise TrainingError("nothing is pruned yet: train beyond the warm-up first")
-        with as_it_was_made(self.traced.module):
-            return rewrite(self.traced, self.plan, **options)
+        return self.pruner.compact(**options)
 
     def begin(self, model: nn.Module, total_steps: int, dataloader: Any = None) -> None:
         """Trace a model and prepare to prune it in ``total_steps`` steps of the optimiser.
@@ -125,16 +121,7 @@ class LoRAPruneCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        step = state.global_step + 1
-        if not self.pruner.gradients_are_finite():
-            if args.fp16:
-                return  # the gradient scaler leaves this step out and goes on with a smaller scale
-            raise TrainingError(
-                f"the loss or its gradients are not finite at step {step}: lower the learning rate, or check the data "
-                "and the weights for NaN"
-            )
-        if self.pruner.is_due(step):
-            self.pruner.prune(step)
+        self.pruner.before_step(state.global_step + 1, scaled=bool(args.fp16))
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -187,19 +174,3 @@ def example_from(model: nn.Module, dataloader: Any) -> dict[str, Any] | None:
         for name, value in named.items()
         if name not in LABELS
     }
-
-
-@contextmanager
-def as_it_was_made(model: nn.Module) -> Iterator[None]:
-    """Within the context the model has its own ``forward``, and not accelerate's around it (mixed precision)."""
-    names = ("forward", "_original_forward")
-    attributes = vars(model)
-    patched = {name: attributes.pop(name) for name in names} if "_original_forward" in attributes else {}
-    original = patched.get("_original_forward")
-    if original is not None and getattr(original, "__func__", None) is not type(model).forward:
-        model.forward = original
-    try:
-        yield
-    finally:
-        if patched:
-            attributes.update(patched)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..distributed import own_part, own_positions
 from ..passes.slice_parameters import DimMasks, parameter_masks
 from ..plan import PruningPlan
 from ..traced import TracedModel
@@ -15,7 +16,7 @@ from ..traced import TracedModel
 
 @dataclass(frozen=True)
 class Slice:
-    """Positions of one dim of a parameter that hold zeros."""
+    """Positions of one dim of what this process holds of a parameter, where there are zeros."""
 
     parameter: nn.Parameter
     dim: int
@@ -44,9 +45,9 @@ def removed_slices(
             if mask is None:
                 continue
             gone = ~mask if trainable or old is None else old & ~mask
-            positions = gone.nonzero().flatten()
+            positions = own_positions(parameter, dim, gone)
             if len(positions):
-                found.append(Slice(parameter, dim, positions.to(parameter.device)))
+                found.append(Slice(parameter, dim, positions))
     return found
 
 
@@ -54,4 +55,4 @@ def removed_slices(
 def zero(slices: Iterable[Slice]) -> None:
     """Write zeros into slices, in place."""
     for each in slices:
-        each.parameter.index_fill_(each.dim, each.positions, 0)
+        own_part(each.parameter).index_fill_(each.dim, each.positions, 0)

@@ -1,4 +1,4 @@
-"""Pruning while training, without a Trainer: what to do at each optimiser step.
+"""Pruning while training, in any training loop: what to do at each optimiser step.
 
 1. With the gradients of a step present, every few steps, units are scored (never with a gradient of a base weight).
 2. The scores go into a moving average (LoRAPrune, section 3.3).
@@ -10,13 +10,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from ..compact import CompactModel
+from ..distributed import in_every_process, is_sharded, mean_of_processes, own_part
 from ..errors import TrainingError
 from ..matrices import matrices
 from ..passes.slice_parameters import DimMasks
+from ..pipeline import rewrite
 from ..plan import PruningPlan
 from ..schedule import ROUNDING, schedule_by_name
 from ..scores import Scores
@@ -25,12 +31,28 @@ from ..selection import removed_share, select
 from ..traced import TracedModel
 from .config import PruneConfig
 from .masking import Slice, masks_of, removed_slices, zero
+from .wrapping import as_it_was_made
 
 
 class Pruner:
-    """The state of pruning during one training: the plan so far, and the moving average of the scores.
+    """The state of pruning during one training: the plan so far, and the moving average of the scores::
 
-    Under data parallelism every process has the same averaged gradients, and so the same scores and the same plan.
+        pruner = gp.Pruner(gp.trace(model), gp.PruneConfig(ratio=0.5), total_steps)
+        for number, batch in enumerate(batches, start=1):
+            model(**batch).loss.backward()
+            with pruner.step(number):
+                optimizer.step()
+            optimizer.zero_grad()
+        compact = pruner.compact()
+
+    Where several processes train the model together, each has a pruner and does the same with it: scores are averaged
+    over the processes, so that all get the same plan. A model that ``fully_shard`` will shard is traced, and its
+    pruner made, before that.
+
+    Args:
+        traced: the model that is trained, which then changes: what is pruned becomes zero.
+        config: the settings; those of a run of its own (adapters, learning rate, …) are not used.
+        total_steps: how many steps of the optimiser the training has.
 
     Raises:
         TrainingError: the model has nothing to train, or lacks the adapters that the criterion needs.
@@ -67,10 +89,43 @@ class Pruner:
         config = self.config
         return self.schedule(step / self.total_steps, config.ratio, warmup=config.warmup, cooldown=config.cooldown)
 
+    @contextmanager
+    def step(self, number: int, *, scaled: bool = False) -> Iterator[None]:
+        """Around a step of the optimiser: score and prune before it, and keep what is pruned zero after it.
+
+        See :meth:`before_step` for the arguments and for what is raised.
+        """
+        self.before_step(number, scaled=scaled)
+        yield
+        self.zero_trained()
+
+    def before_step(self, number: int, *, scaled: bool = False) -> None:
+        """Score with the gradients that the optimiser will see, and prune, if the schedule says so.
+
+        Args:
+            number: that of the step; the first is 1.
+            scaled: whether a gradient scaler leaves out steps with gradients that are not finite (fp16).
+
+        Raises:
+            TrainingError: a gradient is not finite, and no gradient scaler leaves the step out.
+            ScoreError: scores are not finite, or can't be made.
+        """
+        if not self.gradients_are_finite():
+            if scaled:
+                return  # the gradient scaler leaves this step out and goes on with a smaller scale
+            raise TrainingError(
+                f"the loss or its gradients are not finite at step {number}: lower the learning rate, or check the "
+                "data and the weights for NaN"
+            )
+        if self.is_due(number):
+            self.prune(number)
+
     def gradients_are_finite(self) -> bool:
         """Whether no gradient holds NaN or infinity, before the optimiser makes weights of them."""
-        gradients = [p.grad for p in self.traced.module.parameters() if p.requires_grad and p.grad is not None]
-        return not gradients or bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+        parameters = [p for p in self.traced.module.parameters() if p.requires_grad]
+        gradients = [own_part(p.grad) for p in parameters if p.grad is not None]
+        finite = not gradients or bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+        return in_every_process(finite, self._device)
 
     def prune(self, step: int) -> None:
         """Score with the gradients as they are now, and prune to the ratio of a step.
@@ -78,7 +133,8 @@ class Pruner:
         Raises:
             ScoreError: scores are not finite, or can't be made.
         """
-        newer = score_units(self.traced, self.criterion)
+        own = score_units(self.traced, self.criterion)
+        newer = Scores(own.criterion, mean_of_processes(own.by_group, self._device))
         self.scores = newer if self.scores is None else self.scores.moving_average(newer, self.config.decay)
         ratio = self.target(step)
         if ratio > 0:
@@ -97,6 +153,27 @@ class Pruner:
     def zero_trained(self) -> None:
         """Zeros in the pruned slices of trainable parameters, after a step of the optimiser."""
         zero(self._trained)
+
+    def compact(self, **options: Any) -> CompactModel:
+        """The compact model, verified; ``options`` are those of :func:`graphprune.rewrite`.
+
+        Raises:
+            TrainingError: nothing is pruned yet, or the model is sharded.
+            GraphPruneError: whatever :func:`graphprune.rewrite` raises.
+        """
+        if not self.plan.groups:
+            raise TrainingError("nothing is pruned yet: train beyond the warm-up first")
+        if any(is_sharded(parameter) for parameter in self.traced.module.parameters()):
+            raise TrainingError(
+                "each process holds a part of the model only: load its full state dict into a model that is not "
+                "sharded, and cut that with gp.rewrite(gp.trace(model), pruner.plan)"
+            )
+        with as_it_was_made(self.traced.module):
+            return rewrite(self.traced, self.plan, **options)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.traced.module.parameters()).device
 
     def _select(self, scores: Scores, ratio: float, step: int) -> PruningPlan:
         within = self.plan if self.plan.groups else None

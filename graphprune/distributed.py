@@ -1,0 +1,81 @@
+"""Training on several processes: tensors of which each process holds a part, and what all processes agree on.
+
+torch.distributed is looked at only where a program uses it already: this costs nothing to those that don't. Whatever
+says that all processes must call it waits for them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, as ``fully_shard`` makes of parameters."""
+    if "torch.distributed.tensor" not in sys.modules:
+        return False  # whoever has made a DTensor has imported it
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor put together from the parts of all processes, which must all call this; a plain tensor itself."""
+    if not is_sharded(tensor):
+        return tensor
+    gathered: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+    return gathered
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, in the same memory; a plain tensor itself."""
+    if not is_sharded(tensor):
+        return tensor
+    part: Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]
+    return part
+
+
+def own_positions(tensor: Tensor, dim: int, mask: Tensor) -> Tensor:
+    """Where a mask ``[tensor.shape[dim]]`` is true, as positions of a dim of the part that this process holds."""
+    if is_sharded(tensor):
+        from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+        placements = [Shard(0) if each.is_shard(dim) else Replicate() for each in tensor.placements]  # type: ignore[attr-defined]
+        # the mask is on every process already: nothing is sent
+        mask = distribute_tensor(mask, tensor.device_mesh, placements, src_data_rank=None).to_local()  # type: ignore[attr-defined]
+    return mask.nonzero().flatten().to(own_part(tensor).device)
+
+
+def has_others() -> bool:
+    """Whether this process trains together with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def mean_of_processes(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The mean over all processes, which must all call this with tensors of the same names and shapes.
+
+    Every process gets the same values to the bit, and values that are the same everywhere stay as they are.
+    """
+    if not has_others() or not tensors:
+        return tensors
+    # sums of some equal numbers in single precision are exact in double precision
+    flat = torch.cat([tensor.flatten().double() for tensor in tensors.values()]).to(device)
+    dist.all_reduce(flat)
+    flat = (flat / dist.get_world_size()).cpu()
+    pieces = flat.split([tensor.numel() for tensor in tensors.values()])
+    return {
+        name: piece.reshape(tensor.shape).to(tensor.dtype)
+        for (name, tensor), piece in zip(tensors.items(), pieces, strict=True)
+    }
+
+
+def in_every_process(fact: bool, device: torch.device) -> bool:
+    """Whether something holds in every process; all must call this."""
+    if not has_others():
+        return fact
+    flag = torch.tensor(int(fact), device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+    return bool(flag)

@@ -1,0 +1,24 @@
+"""What accelerate puts around a model for training, and the model without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def as_it_was_made(model: nn.Module) -> Iterator[None]:
+    """Within the context the model has its own ``forward``, and not accelerate's around it (mixed precision)."""
+    names = ("forward", "_original_forward")
+    attributes = vars(model)
+    patched = {name: attributes.pop(name) for name in names} if "_original_forward" in attributes else {}
+    original = patched.get("_original_forward")
+    if original is not None and getattr(original, "__func__", None) is not type(model).forward:
+        model.forward = original
+    try:
+        yield
+    finally:
+        if patched:
+            attributes.update(patched)
