@@ -8,49 +8,69 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from .passes.trace import inference_mode_of
 
-def perplexity(model: Callable[..., Any], windows: torch.Tensor, *, batch_size: int = 4) -> float:
-    """The exponential of the mean negative log likelihood over all predicted tokens.
+TOKENS_IN_BATCH = 1024
+"""How many tokens go through a model at once, unless a window has more: logits are the largest tensor there is."""
 
-    Each window is scored by itself, from its second token on. A module is put in evaluation mode for the measurement
-    and back in its own mode after it.
+
+def perplexity(
+    model: Callable[..., Any], windows: torch.Tensor, *, stride: int | None = None, batch_size: int | None = None
+) -> float:
+    """The exponential of the mean negative log likelihood over the tokens that count.
+
+    Each window is run by itself. A token counts in the first window that holds it, where something stands before it in
+    that window::
+
+        windows of 4, stride 4     a[b c d] e[f g h]        each window but for its first token
+        windows of 4, stride 2     a[b c d] c d[e f]        once each, from the second window on with 2 to look back at
+
+    A module is put in evaluation mode for the measurement and back in its own mode after it.
 
     Args:
         model: called as ``model(input_ids=LongTensor[b, length])``; returns logits ``[b, length, vocabulary]``, as a
             tensor, a numpy array, or an object with ``.logits``. A module is a model, and so is a function that runs an
             onnxruntime session.
-        windows: token ids ``[n, length]``, ``length >= 2``.
-        batch_size: windows per call; it changes memory and speed, not the result.
+        windows: token ids ``[n, length]``, ``length >= 2``: windows of one text in order.
+        stride: the number of tokens from the start of a window to that of the next, at most ``length``, which it is by
+            default.
+        batch_size: windows per call, by default as many as make 1024 tokens; it changes memory and speed, not the
+            result.
 
     Returns:
         The perplexity, at least 1; ``inf`` where it overflows a float and ``nan`` where the logits hold one.
 
     Raises:
-        ValueError: if ``windows`` predicts no token.
+        ValueError: if ``windows`` predicts no token, or the stride leaves tokens out.
     """
-    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
-        raise ValueError(f"perplexity needs windows [n >= 1, length >= 2], not {list(windows.shape)}")
+    total = counted_tokens(windows, stride=stride)
+    length = windows.shape[1]
+    new = min(stride or length, length - 1)
     module = model if isinstance(model, torch.nn.Module) else None
-    training = [part for part in module.modules() if part.training] if module is not None else []
     device = _device_of(module)
-    total = 0.0
+    loss = 0.0
+    with torch.no_grad() if module is None else inference_mode_of(module):
+        for at, batch in enumerate(windows.split(batch_size or max(1, TOKENS_IN_BATCH // length))):
+            logits = _logits(model(input_ids=batch.to(device) if device is not None else batch))
+            # One window at a time: the log-softmax of a whole batch would double the largest tensor there is.
+            for row, (scores, ids) in enumerate(zip(logits, batch, strict=True)):
+                first = 1 if at == row == 0 else length - new
+                targets = ids[first:].to(scores.device)
+                loss += float(cross_entropy(scores[first - 1 : -1].float(), targets, reduction="sum"))
     try:
-        for part in training:
-            part.training = False
-        with torch.no_grad():
-            for batch in windows.split(batch_size):
-                logits = _logits(model(input_ids=batch.to(device) if device is not None else batch))
-                # One window at a time: the log-softmax of a whole batch would double the largest tensor there is.
-                for row, ids in zip(logits, batch, strict=True):
-                    loss = cross_entropy(row[:-1].float(), ids[1:].to(row.device), reduction="sum")
-                    total += float(loss)
-    finally:
-        for part in training:
-            part.training = True
-    try:
-        return math.exp(total / (windows.shape[0] * (windows.shape[1] - 1)))
+        return math.exp(loss / total)
     except OverflowError:
         return math.inf
+
+
+def counted_tokens(windows: torch.Tensor, *, stride: int | None = None) -> int:
+    """The number of tokens that :func:`perplexity` is a mean over; raises as that does."""
+    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
+        raise ValueError(f"perplexity needs windows [n >= 1, length >= 2], not {list(windows.shape)}")
+    count, length = windows.shape
+    if stride is not None and not 1 <= stride <= length:
+        raise ValueError(f"the stride must lie between 1 and the length of a window, {length}, not {stride}")
+    return int(length - 1 + (count - 1) * min(stride or length, length - 1))
 
 
 def forward_milliseconds(forward: Callable[[], Any], *, runs: int = 5) -> float:

@@ -211,6 +211,40 @@ def test_prune_at_once_and_each_layer_by_itself(model: Path, text: Path, tmp_pat
     assert measured.stdout.splitlines()[0] == "| model | parameters | perplexity | torch ms | file |"
 
 
+def test_eval_of_a_split_of_a_dataset_with_a_stride(model: Path, tmp_path: Path) -> None:
+    datasets: Any = pytest.importorskip("datasets")
+    sentence = "the quick brown fox jumps over the lazy dog"  # a token for each byte
+    splits = {"train": ["x" * 40], "test": [sentence] * 4}
+    datasets.DatasetDict(
+        {name: datasets.Dataset.from_dict({"text": rows}) for name, rows in splits.items()}
+    ).save_to_disk(tmp_path / "data")
+    options = ("--text", tmp_path / "data", "--split", "test", "--window", 16, "--stride", 10, "--windows", 5)
+    result = run("eval", model, model, *options, "--batch-size", 2)
+    assert result.exit_code == 0, result.output
+    title = f"split test of {tmp_path / 'data'}, windows of 16 tokens, one every 10; {15 + 4 * 10} tokens count"
+    assert result.stdout.splitlines()[0] == title
+    from graphprune.evaluation import perplexity
+    from graphprune.sources import load_model, windows
+
+    module, tokenizer = load_model(model)
+    ids = windows(tokenizer, "\n\n".join(splits["test"]), 16, stride=10)[:5]
+    expected = f"{perplexity(module, ids, stride=10):.2f}"
+    assert [line.split()[3] for line in result.stdout.splitlines()[5:]] == [expected, expected]
+    assert expected != f"{perplexity(module, ids):.2f}"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--batch-size", 0), "--batch-size 0 runs nothing: give at least 1"),
+        (("--stride", 200), "A stride of 200 tokens does not fit windows of 128: it must lie between 1 and 128."),
+        (("--split", "test", "--whole"), "--whole scores more than the split test: give one of --whole and --split"),
+    ],
+)
+def test_eval_options_that_make_no_sense(model: Path, options: tuple[object, ...], says: str) -> None:
+    assert failure(run("eval", model, *options)) == says
+
+
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
 def test_prune_by_other_criteria(model: Path, text: Path, tmp_path: Path, criterion: str) -> None:
     options = prune_options(text, "--no-tune", "--criterion", criterion)

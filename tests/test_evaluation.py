@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from graphprune.evaluation import forward_milliseconds, perplexity
+from graphprune.evaluation import counted_tokens, forward_milliseconds, perplexity
+from graphprune.sources import windows as cut
+
+from .models import VOCABULARY, tiny_llama, tokens
 
 
 class Bigram(torch.nn.Module):
@@ -40,6 +43,58 @@ def test_the_batch_size_changes_nothing(batch_size: int) -> None:
     windows = torch.randint(0, 4, (7, 5), generator=torch.Generator().manual_seed(0))
     expected = perplexity(Bigram(0.4), windows, batch_size=7)
     assert perplexity(Bigram(0.4), windows, batch_size=batch_size) == pytest.approx(expected)
+
+
+def test_a_stride_by_hand() -> None:
+    # Of the text 01201: all of the first but its first token, then the last of each.
+    windows = torch.tensor([[0, 1, 2], [1, 2, 0], [2, 0, 1]])
+    assert counted_tokens(windows, stride=1) == 4
+    assert perplexity(Bigram(0.5), windows, stride=1) == pytest.approx((2 * 2 * 6 * 2) ** (1 / 4))
+
+
+class Numbers:
+    """A tokenizer of texts of numbers."""
+
+    def __call__(self, text: str, **_: bool) -> dict[str, list[int]]:
+        return {"input_ids": [int(word) for word in text.split()]}
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 3])
+@pytest.mark.parametrize(("length", "stride"), [(5, None), (5, 5), (6, 5), (6, 2), (4, 1), (23, 7)])
+def test_a_model_token_by_token(length: int, stride: int | None, batch_size: int | None) -> None:
+    """Against the definition: each token by itself, predicted from what stands before it in its window."""
+    model = tiny_llama().eval()
+    ids = tokens(23).tolist()
+    starts = range(0, len(ids) - length + 1, stride or length)
+    losses = []
+    for token in range(starts[-1] + length):
+        start = min(start for start in starts if token < start + length)  # the first window that holds it
+        if start < token:
+            with torch.no_grad():
+                last = model(input_ids=torch.tensor([ids[start:token]])).logits[0, -1].double()
+            losses.append(float(last.exp().sum().log() - last[ids[token]]))
+    windows = cut(Numbers(), " ".join(map(str, ids)), length, stride=stride)
+    found = perplexity(model, windows, stride=stride, batch_size=batch_size)
+    assert counted_tokens(windows, stride=stride) == len(losses)
+    assert found == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+    assert abs(found - VOCABULARY) > 0.01  # not what a model that knows nothing would have
+
+
+def test_a_module_runs_without_a_cache_and_keeps_its_setting() -> None:
+    model: Any = tiny_llama()
+    seen = []
+    model.register_forward_hook(lambda _, __, output: seen.append(output.past_key_values))
+    perplexity(model, tokens(2, 5))
+    assert seen == [None]
+    assert model.config.use_cache
+
+
+@pytest.mark.parametrize("stride", [0, 4])
+def test_a_stride_that_does_not_fit(stride: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^the stride must lie between 1 and the length of a window, 3, not {stride}$"
+    ):
+        perplexity(Bigram(0.5), torch.zeros(2, 3, dtype=torch.long), stride=stride)
 
 
 def test_a_function_that_returns_an_array() -> None:

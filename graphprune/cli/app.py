@@ -258,11 +258,22 @@ def evaluate(
         list[str], typer.Argument(metavar="MODEL...", help="Model directories, names on the hub, ONNX files.")
     ],
     text: Text = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The split of a dataset to score; without it validation, else test."),
+    ] = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="Score the whole text, not only what is held out of it (its last tenth).")
     ] = False,
     window: Window = 128,
+    stride: Annotated[
+        int | None,
+        typer.Option(metavar="TOKENS", help="A window every so many tokens; without it windows do not overlap."),
+    ] = None,
     windows: Annotated[int, typer.Option(metavar="N", help="Score at most the first N windows.")] = 200,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Windows in a forward pass; without it 1024 tokens.")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(metavar="DIR", help="The tokenizer of models that have none beside them.")
     ] = None,
@@ -270,11 +281,23 @@ def evaluate(
 ) -> None:
     """Measure models side by side: parameters, perplexity, time of a forward pass, file size.
 
-    Perplexity is that of a text cut into windows without overlap, each scored by itself, mean over predicted tokens.
+    Perplexity is that of a text cut into windows, each run by itself: the mean over the tokens of each window but its
+    first, or with a stride over those that no window before had.
     """
     from .evaluate import evaluate as run
 
-    run(models, text=text, whole=whole, window=window, limit=windows, tokenizer=tokenizer, markdown=markdown)
+    run(
+        models,
+        text=text,
+        split=split,
+        whole=whole,
+        window=window,
+        stride=stride,
+        limit=windows,
+        batch_size=batch_size,
+        tokenizer=tokenizer,
+        markdown=markdown,
+    )
 
 
 @app.command(short_help="Write a model as ONNX.")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import SourceError
-from ..evaluation import interleaved_milliseconds, perplexity
+from ..evaluation import counted_tokens, interleaved_milliseconds, perplexity
 from ..report.tables import Measurement, comparison_table, to_markdown
 from ..sources.text import load_text, windows
 from .console import show, show_table, stage
@@ -22,9 +22,12 @@ def evaluate(
     models: Sequence[str],
     *,
     text: str | None = None,
+    split: str | None = None,
     whole: bool = False,
     window: int = 128,
+    stride: int | None = None,
     limit: int = 200,
+    batch_size: int | None = None,
     tokenizer: str | None = None,
     markdown: bool = False,
 ) -> None:
@@ -33,9 +36,13 @@ def evaluate(
     Args:
         models: model directories, names on the hub, ONNX files.
         text: as :func:`graphprune.sources.load_text`.
+        split: the split of a dataset to score.
         whole: score the whole text and not only the part that is held out of it.
         window: tokens in a window.
+        stride: tokens from the start of a window to that of the next, the length of a window by default; which tokens
+            count then is said in :func:`graphprune.evaluation.perplexity`.
         limit: at most so many windows from the start of the text.
+        batch_size: windows in a forward pass.
         tokenizer: where the tokenizer of models that have none is; without it the first model that has one gives it.
         markdown: print the table in Markdown.
 
@@ -45,39 +52,51 @@ def evaluate(
     """
     if limit < 1:
         raise SourceError(f"--windows {limit} scores nothing: give at least 1")
-    split = load_text(text)
-    content = split.train + split.held_out if whole else split.held_out
+    if batch_size is not None and batch_size < 1:
+        raise SourceError(f"--batch-size {batch_size} runs nothing: give at least 1")
+    if whole and split is not None:
+        raise SourceError(f"--whole scores more than the split {split}: give one of --whole and --split")
+    source = load_text(text, split=split)
+    content = source.train + source.held_out if whole else source.held_out
     rows: list[Measurement] = []
     opened = [open_model(name) for name in models]
     pieces: list[torch.Tensor] = []
     for model, reader in zip(opened, _tokenizers(opened, tokenizer), strict=True):
-        ids = windows(reader, content, window)[:limit]
+        ids = windows(reader, content, window, stride=stride)[:limit]
         pieces.append(ids)
         with stage(f"perplexity of {model.name} on {len(ids)} windows of {window} tokens"):
-            rows.append(measured(model, ids))
+            rows.append(measured(model, ids, stride=stride, batch_size=batch_size))
     times = milliseconds(opened, [ids[:1] for ids in pieces])
     rows = [_with_time(row, model, time) for row, model, time in zip(rows, opened, times, strict=True)]
     table = comparison_table(rows)
     if markdown:
         show(to_markdown(table).rstrip())
         return
-    part = "the whole of" if whole else "the held-out part of"
-    show(f"{part} {split.name}, windows of {window} tokens")
+    part = "the whole of" if whole else f"split {split} of" if split else "the held-out part of"
+    counts = sorted({counted_tokens(ids, stride=stride) for ids in pieces})
+    apart = "" if stride in (None, window) else f", one every {stride}"
+    show(f"{part} {source.name}, windows of {window} tokens{apart}; {_range(counts)} tokens count")
     show()
     show_table(table)
 
 
-def measured(model: Opened, ids: torch.Tensor) -> Measurement:
+def measured(
+    model: Opened, ids: torch.Tensor, *, stride: int | None = None, batch_size: int | None = None
+) -> Measurement:
     """Perplexity and size of a model."""
-    return Measurement(
-        model.name, model.parameters, perplexity=perplexity(model.forward, ids), file_size=model.file_size
-    )
+    found = perplexity(model.forward, ids, stride=stride, batch_size=batch_size)
+    return Measurement(model.name, model.parameters, perplexity=found, file_size=model.file_size)
 
 
 def milliseconds(models: Sequence[Opened], ids: Sequence[torch.Tensor], *, runs: int = 5) -> list[float]:
     """The least time of a forward pass of each model over its ids, all measured in turn."""
     forwards = [partial(model.forward, input_ids=each) for model, each in zip(models, ids, strict=True)]
     return interleaved_milliseconds(forwards, runs=runs)
+
+
+def _range(counts: Sequence[int]) -> str:
+    """The number that all models have, or the least and the largest where their tokenizers differ."""
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
 
 
 def _with_time(row: Measurement, model: Opened, time: float) -> Measurement:

@@ -130,6 +130,34 @@ def test_a_dataset_of_one_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("dataset_cache")
+def test_a_split_that_is_named(tmp_path: Path) -> None:
+    rows = {split: [{"text": f"{split} {n}"} for n in range(3)] for split in ("train", "test", "validation")}
+    source = write_dataset(tmp_path / "data", **rows)
+    assert load_text(source, split="test").held_out == "test 0\n\ntest 1\n\ntest 2"
+    assert load_text(source, split="train").held_out == load_text(source).train
+    with pytest.raises(SourceError) as caught:
+        load_text(source, split="dev")
+    assert str(caught.value) == f"The dataset {source} has no split dev, only train, validation, test."
+
+
+@pytest.mark.parametrize(("source", "called"), [(None, "the default text"), ("a.txt", "a.txt")])
+def test_a_split_of_what_has_none(source: str | None, called: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        load_text(source, split="test")
+    assert str(caught.value) == f"Only a dataset has splits such as test, and {called} is none."
+
+
+@pytest.mark.usefixtures("dataset_cache")
+def test_datasets_that_were_saved_to_disk(tmp_path: Path) -> None:
+    datasets: Any = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"text": [f"row {n:02}" for n in range(40)]})
+    rows.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": rows, "test": rows.select([3])}).save_to_disk(tmp_path / "many")
+    assert load_text(str(tmp_path / "one")).train.startswith("row 00\n\nrow 01")
+    assert load_text(str(tmp_path / "many")).held_out == "row 03"
+
+
+@pytest.mark.usefixtures("dataset_cache")
 def test_a_dataset_without_text(tmp_path: Path) -> None:
     source = write_dataset(tmp_path / "data", train=[{"body": "x"}])
     with pytest.raises(SourceError) as caught:
@@ -159,6 +187,18 @@ def test_windows_drop_the_remainder_and_add_nothing() -> None:
     got = windows(Characters(), "abcdefgh", 3)
     assert got.dtype == torch.long
     assert got.tolist() == [[97, 98, 99], [100, 101, 102]]
+
+
+def test_windows_that_overlap() -> None:
+    got = windows(Characters(), "abcdefgh", 4, stride=3)
+    assert [bytes(row).decode() for row in got.tolist()] == ["abcd", "defg"]
+
+
+@pytest.mark.parametrize("stride", [0, 5])
+def test_a_stride_that_does_not_fit(stride: int) -> None:
+    with pytest.raises(SourceError) as caught:
+        windows(Characters(), "abcdefgh", 4, stride=stride)
+    assert str(caught.value) == (f"A stride of {stride} tokens does not fit windows of 4: it must lie between 1 and 4.")
 
 
 def test_windows_of_a_text_that_is_too_short() -> None:
