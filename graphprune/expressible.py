@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -24,7 +24,7 @@ from .adapters import without_adapters
 from .errors import GraphPruneError
 from .groups import PruningGroup
 from .masks import Keep, Kept, kept_size
-from .passes.patch_modules import patch_modules
+from .passes.patch_modules import Counted, counted_axes, patch_config, patch_modules
 from .passes.recompute_shapes import recompute_shapes
 from .passes.slice_parameters import parameter_masks, slice_tensor
 from .passes.trace import inference_mode_of
@@ -40,6 +40,9 @@ STEP = 8
 """How many numbers of any type kernels want aligned at most: 16 bytes of 16-bit numbers."""
 
 Answer = TypeVar("Answer")
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shapes of parameters and buffers by name."""
 
 
 def _once_per_model(question: Callable[[TracedModel], Answer]) -> Callable[[TracedModel], Answer]:
@@ -67,34 +70,37 @@ def module_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
     Those are all numbers, or the multiples of ``STEP`` where the module runs with such a number but not with any: the
     kernels of experts want rows that are aligned.
     """
-    check = _check_of(traced)
+    agrees = _check_of(traced)
     found: dict[str, tuple[int, ...]] = {}
     for family, members in _families(traced.groups.cuttable):
         units = members[0].units
         for step in (1, STEP):
             counts = tuple(range((units - 1) // step * step, 0, -step))
-            if counts and check(traced, {g.atom.id: Kept(torch.arange(g.units) < counts[0]) for g in members}):
+            if counts and agrees(_first(members, counts[0])):
                 found[family] = counts
                 break
     return found
 
 
-def _check_of(traced: TracedModel) -> Callable[[TracedModel, Keep], bool]:
+def _first(groups: Iterable[PruningGroup], count: int) -> dict[int, Kept]:
+    """The first ``count`` units of each of some groups."""
+    return {group.atom.id: Kept(torch.arange(group.units) < count) for group in groups}
+
+
+def _check_of(traced: TracedModel) -> Callable[[Keep], bool]:
     """The check that the whole model passes: by values in float64 or in its own types, or by shapes."""
+    counted = counted_axes(traced.inference, traced.groups)
     if any(traced.program.tensor(name).is_meta for name in traced.table):
-        return _runs
-    return _agrees_in_float64 if _agrees_in_float64(traced, {}) else _agrees
+        return partial(_runs, traced, counted)
+    in_float64 = partial(_agrees, traced, counted, torch.float64)
+    return in_float64 if in_float64({}) else partial(_agrees, traced, counted, None)
 
 
-def _agrees_in_float64(traced: TracedModel, keep: Keep) -> bool:
-    return _agrees(traced, keep, torch.float64)
-
-
-def _agrees(traced: TracedModel, keep: Keep, dtype: torch.dtype | None = None) -> bool:
+def _agrees(traced: TracedModel, counted: Mapping[str, Counted], dtype: torch.dtype | None, keep: Keep) -> bool:
     """Whether the two forms compute the same from the same random numbers, in a type or in the model's own types."""
     tensors = _random_tensors(traced, keep, dtype)
     try:
-        module = patch_modules(traced.program, traced.inference, traced.groups, keep, tensors)
+        module = patch_modules(traced.program, traced.inference, traced.groups, keep, tensors, counted)
         graph = recompute_shapes(traced.program, traced.inference, keep, tensors)
     except GraphPruneError:
         return False
@@ -113,8 +119,7 @@ def _random_tensors(traced: TracedModel, keep: Keep, dtype: torch.dtype | None) 
         if info is None or info.is_buffer or not original.is_floating_point():
             tensors[name] = slice_tensor(original, masks.get(name, [None] * original.ndim)).cpu()
         else:
-            known = name in inference.parameter_dims
-            shape = [kept_size(axis, keep) for axis in inference.axes(name)] if known else info.shape
+            shape = _cut_shape(traced, name, keep)
             tensors[name] = patterned(shape, dtype or original.dtype, generator)
             if len(shape) == 1:  # scales about one and shifts about zero let through what comes before them
                 row = slice_tensor(original, masks.get(name, [None])).cpu()
@@ -147,6 +152,9 @@ def config_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
     config = _config(traced.module)
     if config is None:
         return found
+    counted = counted_axes(traced.inference, traced.groups)
+    plain = without_adapters(traced.module)
+    names = _names_in(traced, plain)
     for family, members in _families(traced.groups.cuttable):
         units = members[0].units
         if members[0].kind == "lora_rank":
@@ -154,39 +162,39 @@ def config_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
             continue
         if any(_is_computed(traced, member.parameter) for group in members for member in group.members):
             continue
-        patched = _config(probe(traced, members, units - 1, device="meta")).to_dict()
-        changed = {name: value for name, value in config.to_dict().items() if value != patched[name]}
         counts = list(range(units - 1, 0, -1))
         if units <= MOST_COUNTED:
-            counts = [n for n in counts if _accepts(config, {name: old * n // units for name, old in changed.items()})]
-        if counts and misfit(without_adapters(probe(traced, members, counts[0], device="meta"))) is None:
-            found[family] = tuple(counts)
+            whole = config.to_dict()
+            patched = patch_config(config, traced.module, counted, _first(members, units - 1)).to_dict()
+            counts = [n for n in counts if _is_config(type(config), _scaled(whole, patched, n / units))]
+        if counts:
+            keep = _first(members, counts[0])
+            made = patch_config(config, traced.module, counted, keep)
+            shapes = {ours: _cut_shape(traced, name, keep) for ours, name in names.items()}
+            if _misfit(type(plain), made, shapes) is None:
+                found[family] = tuple(counts)
     return found
 
 
-def _accepts(config: Any, changes: Mapping[str, Any]) -> bool:
-    """Whether a config can be made with some numbers changed."""
+def _scaled(whole: Mapping[str, Any], patched: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """The settings of a config in which those that are patched, also in configs inside it, are a share of the whole."""
+    return {
+        name: _scaled(old, patched[name], share)
+        if isinstance(old, Mapping)
+        else old
+        if old == patched[name]
+        else round(old * share)
+        for name, old in whole.items()
+    }
+
+
+def _is_config(kind: Any, settings: Mapping[str, Any]) -> bool:
+    """Whether a config can be made with some settings."""
     try:
-        type(config)(**{**config.to_dict(), **changes})
+        kind(**settings)
     except Exception:  # whatever a config finds wrong with its numbers
         return False
     return True
-
-
-def probe(traced: TracedModel, groups: Sequence[PruningGroup], count: int, device: str = "cpu") -> nn.Module:
-    """The module form, full of zeros, with the first ``count`` units of each of these groups."""
-    keep: Keep = {g.atom.id: Kept(torch.arange(g.units) < count) for g in groups}
-    return zero_module(traced, keep, device)
-
-
-def zero_module(traced: TracedModel, keep: Keep, device: str = "cpu") -> nn.Module:
-    """The module form with zeros for its values; on the meta device where only its shapes are of interest."""
-    tensors: dict[str, Tensor] = {}
-    for name, info in traced.table.items():
-        known = name in traced.inference.parameter_dims
-        shape = [kept_size(axis, keep) for axis in traced.inference.axes(name)] if known else info.shape
-        tensors[name] = torch.zeros(shape, dtype=traced.program.tensor(name).dtype, device=device)
-    return patch_modules(traced.program, traced.inference, traced.groups, keep, tensors)
 
 
 def is_transformers_model(module: nn.Module) -> bool:
@@ -198,15 +206,18 @@ def is_transformers_model(module: nn.Module) -> bool:
 
 def misfit(module: nn.Module) -> str | None:
     """What distinguishes a transformers model from the one that its own config makes, in shapes; None for nothing."""
-    config: Any = copy.deepcopy(module.config)
-    kind: Any = type(module)
+    return _misfit(type(module), copy.deepcopy(module.config), _shapes(module))
+
+
+def _misfit(kind: Any, config: Any, found: Shapes) -> str | None:
+    """What distinguishes the shapes of a model from those that a class of models makes from a config."""
     try:
         # as from_pretrained makes it, so that what a config checks about itself is checked
         with quietly(), torch.device("meta"):
             made = kind(type(config).from_dict(config.to_dict()))
     except Exception as error:  # whatever a config or a constructor finds wrong with its numbers
         return f"its config makes no {kind.__name__}: {first_line(error)}"
-    found, wanted = _shapes(module), _shapes(made)
+    wanted = _shapes(made)
     for name in [*wanted, *found]:
         if found.get(name) != wanted.get(name):
             ours, theirs = (list(each[name]) if name in each else "missing" for each in (found, wanted))
@@ -214,8 +225,21 @@ def misfit(module: nn.Module) -> str | None:
     return None
 
 
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def _shapes(module: nn.Module) -> Shapes:
     return {name: info.shape for info in parameter_table(module).values() for name in (info.name, *info.aliases)}
+
+
+def _names_in(traced: TracedModel, plain: nn.Module) -> dict[str, str]:
+    """From the names of the tensors in a part of a traced model, or in that without its adapters, to its own names."""
+    names = {id(traced.program.tensor(name)): name for name in traced.table}
+    named = (*plain.named_parameters(remove_duplicate=False), *plain.named_buffers(remove_duplicate=False))
+    return {name: names[id(tensor)] for name, tensor in named}
+
+
+def _cut_shape(traced: TracedModel, name: str, keep: Keep) -> tuple[int, ...]:
+    if name not in traced.inference.parameter_dims:
+        return traced.table[name].shape
+    return tuple(kept_size(axis, keep) for axis in traced.inference.axes(name))
 
 
 def _config(module: nn.Module) -> Any:
@@ -233,9 +257,13 @@ def _is_computed(traced: TracedModel, name: str) -> bool:
     return attribute in traced.module.get_submodule(owner)._non_persistent_buffers_set
 
 
-def _runs(traced: TracedModel, keep: Keep) -> bool:
+def _runs(traced: TracedModel, counted: Mapping[str, Counted], keep: Keep) -> bool:
     """Whether the module form, full of zeros, runs on inputs like those that the model was traced with."""
-    module = zero_module(traced, keep)
+    zeros = {
+        name: torch.zeros(_cut_shape(traced, name, keep), dtype=traced.program.tensor(name).dtype)
+        for name in traced.table
+    }
+    module = patch_modules(traced.program, traced.inference, traced.groups, keep, zeros, counted)
 
     def on_host(value: Any) -> Any:
         if not isinstance(value, Tensor):

@@ -17,7 +17,8 @@ from __future__ import annotations
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -62,24 +63,57 @@ The first role of a row that the module has is the one that is meant.
 """
 
 
+Counted = Mapping[Role, frozenset[Axis]]
+"""For each role the axes of a module that play it: what its numbers may count."""
+
+
 def patch_modules(
-    program: Program, inference: Inference, groups: Groups, keep: Keep, tensors: Mapping[str, Tensor]
+    program: Program,
+    inference: Inference,
+    groups: Groups,
+    keep: Keep,
+    tensors: Mapping[str, Tensor],
+    counted: Mapping[str, Counted] | None = None,
 ) -> nn.Module:
-    """The compact module.
+    """The compact module. ``counted`` is what :func:`counted_axes` gives, for who patches more than once.
 
     Raises:
         RewriteError: the module can't be copied.
     """
     module = _copy_with(program, tensors)
-    facts = _facts(program, inference, groups, keep)
+    set_sizes(module, inference, counted_axes(inference, groups) if counted is None else counted, keep)
+    return module
+
+
+def set_sizes(
+    module: nn.Module,
+    inference: Inference,
+    counted: Mapping[str, Counted],
+    keep: Keep,
+    dense: nn.Module | None = None,
+) -> None:
+    """Set the Python numbers of a module whose tensors are cut, in place.
+
+    ``dense`` has the numbers of the original, where those of ``module`` were set before.
+    """
+    originals = dict((module if dense is None else dense).named_modules())
     parts = _groups_in_calls(inference, keep)
     for path, child in module.named_modules():
         _follow_tensors(child, parts.get(path))
         if not type(child).__module__.startswith(("torch.nn.", "peft.tuners.")):
-            _set_numbers(vars(child), facts[path])
+            _set_numbers(vars(child), [counted.get(path, {})], keep, vars(originals[path]))
     for config, paths in _configs(module).values():
-        _set_numbers(vars(config), _merged(facts, paths))
-    return module
+        _set_numbers(vars(config), _of_all(counted, paths), keep, vars(vars(originals[paths[0]])["config"]))
+
+
+def patch_config(config: Any, module: nn.Module, counted: Mapping[str, Counted], keep: Keep) -> Any:
+    """A copy of the config of a module, with the numbers that it has in the compact model, without making that."""
+    copies: dict[int, Any] = {}
+    patched = copy.deepcopy(config, copies)
+    for key, (_, paths) in _configs(module).items():
+        if key in copies:
+            _set_numbers(vars(copies[key]), _of_all(counted, paths), keep, vars(copies[key]))
+    return patched
 
 
 def _copy_with(program: Program, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -159,38 +193,29 @@ def _running(module: nn.modules.batchnorm._NormBase) -> int:
     return module.num_features if module.running_mean is None else int(module.running_mean.shape[0])
 
 
-Facts = Mapping[Role, frozenset[tuple[int, int]]]
-"""For each role the old and new sizes of the axes of a module that play it."""
-
-
-def _facts(program: Program, inference: Inference, groups: Groups, keep: Keep) -> defaultdict[str, Facts]:
-    """What each module's numbers may count: the axes of its parameters and of the calls made in it."""
+def counted_axes(inference: Inference, groups: Groups) -> dict[str, Counted]:
+    """What the numbers of each module may count: the axes of its parameters and of the calls made in it, by path."""
     kinds: dict[Atom, Kind] = {group.atom: group.kind for group in groups}
-    found: dict[str, dict[Role, set[tuple[int, int]]]] = defaultdict(lambda: defaultdict(set))
-    cache: dict[Axis, list[tuple[Role, tuple[int, int]]]] = {}
-
-    def note(path: str, axis: Axis) -> None:
-        axis = inference.solver.resolve(axis)
-        if axis not in cache:
-            cache[axis] = [(role, (run.size, kept_size(run, keep))) for role, run in _runs(axis, kinds)]
-        for role, sizes in cache[axis]:
-            found[path][role].add(sizes)
-
-    for name in inference.parameter_dims:
-        owner = name.rpartition(".")[0]
-        for path in _prefixes(owner):
-            for axis in inference.axes(name):
-                note(path, axis)
-    for node, result in inference.dims.items():
+    axes: dict[str, set[Axis]] = defaultdict(set)
+    for name, result in inference.parameter_dims.items():
+        for path in _prefixes(name.rpartition(".")[0]):
+            axes[path].update(result.axes)
+    for node, found in inference.dims.items():
         stack = list((node.meta.get("nn_module_stack") or {}).values())
-        if not stack:
-            continue
-        for dims in result if isinstance(result, tuple) else (result,):
-            for axis in dims.axes if isinstance(dims, Dims) else ():
-                note(stack[-1][0], axis)
-    facts: defaultdict[str, Facts] = defaultdict(dict)
-    facts.update({path: {role: frozenset(pairs) for role, pairs in roles.items()} for path, roles in found.items()})
-    return facts
+        for dims in (found if isinstance(found, tuple) else (found,)) if stack else ():
+            axes[stack[-1][0]].update(dims.axes if isinstance(dims, Dims) else ())
+    runs = cache(lambda axis: tuple(_runs(axis, kinds)))
+    return {
+        path: _by_role(run for axis in each for run in runs(inference.solver.resolve(axis)))
+        for path, each in axes.items()
+    }
+
+
+def _by_role(runs: Iterable[tuple[Role, Axis]]) -> Counted:
+    found: dict[Role, set[Axis]] = defaultdict(set)
+    for role, run in runs:
+        found[role].add(run)
+    return {role: frozenset(axes) for role, axes in found.items()}
 
 
 def _prefixes(path: str) -> Iterator[str]:
@@ -226,24 +251,24 @@ def _role(axis: Axis, kinds: Mapping[Atom, Kind]) -> str | None:
             return None
 
 
-def _set_numbers(values: MutableMapping[str, Any], facts: Facts) -> None:
-    """Change the numbers of a module or a config whose names say which axis they count."""
-    for name, value in list(values.items()):
+def _set_numbers(
+    values: MutableMapping[str, Any], counted: Sequence[Counted], keep: Keep, originals: Mapping[str, Any]
+) -> None:
+    """Change the numbers of a module or a config whose names say which axis they count, in any of some modules."""
+    for name, value in list(originals.items()):
         if isinstance(value, bool) or not isinstance(value, int) or value < 2:
             continue
         for role in _roles_of(name):
-            pairs = {new for old, new in facts.get(role, ()) if old == value}
-            if pairs:
-                if len(pairs) == 1:
-                    values[name] = pairs.pop()
+            axes = {axis for each in counted for axis in each.get(role, ()) if axis.size == value}
+            sizes = {kept_size(axis, keep) for axis in axes}
+            if sizes:
+                values[name] = sizes.pop() if len(sizes) == 1 else value
                 break
 
 
-def _roles_of(name: str) -> Iterable[Role]:
-    for pattern, roles in ROLES:
-        if re.fullmatch(pattern, name):
-            return roles
-    return ()
+@cache
+def _roles_of(name: str) -> tuple[Role, ...]:
+    return next((roles for pattern, roles in ROLES if re.fullmatch(pattern, name)), ())
 
 
 def _configs(module: nn.Module) -> dict[int, tuple[Any, list[str]]]:
@@ -256,11 +281,10 @@ def _configs(module: nn.Module) -> dict[int, tuple[Any, list[str]]]:
     return found
 
 
-def _merged(facts: Mapping[str, Facts], paths: list[str]) -> Facts:
-    """The facts of all modules that share a config, and of those inside them."""
-    merged: dict[Role, set[tuple[int, int]]] = defaultdict(set)
-    for path, roles in facts.items():
-        if any(path == owner or not owner or path.startswith(f"{owner}.") for owner in paths):
-            for role, pairs in roles.items():
-                merged[role] |= pairs
-    return {role: frozenset(pairs) for role, pairs in merged.items()}
+def _of_all(counted: Mapping[str, Counted], owners: Sequence[str]) -> list[Counted]:
+    """What is counted in some modules, and in those inside them."""
+    return [
+        each
+        for path, each in counted.items()
+        if any(path == owner or not owner or path.startswith(f"{owner}.") for owner in owners)
+    ]

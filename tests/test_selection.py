@@ -12,12 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import graphprune as gp
 from graphprune.errors import BudgetError, PlanError, ScoreError
-from graphprune.expressible import module_counts
+from graphprune.expressible import config_counts, module_counts
 from graphprune.plan import PruningPlan
 from graphprune.scores import Scores
 from graphprune.traced import TracedModel
 from tests.models import tiny, tiny_llama, tokens
 from tests.zoo.language import LANGUAGE
+from tests.zoo.vision import VISION
 
 
 def traced_llama(**options: Any) -> TracedModel:
@@ -264,3 +265,15 @@ def test_attention_deep_in_a_network_is_seen() -> None:
     kinds = {group.kind for group in traced.groups.prunable if group.family in families}
     assert "heads" in kinds
     assert "head_dims" not in kinds
+
+
+def test_a_config_within_a_config_has_its_own_numbers() -> None:
+    model, inputs = VISION["clip"]()
+    traced = gp.trace(model, (), inputs)
+    mlps = [group for group in traced.groups if group.kind == "channels" and "mlp" in group.name]
+    assert {group.family for group in mlps} == set(config_counts(traced))
+    plan = gp.select(traced, random_scores(traced), ratio=0.1, homogeneous=True)
+    compact: Any = gp.rewrite(traced, plan).module
+    assert compact.config.text_config.intermediate_size == compact.text_model.encoder.layers[0].mlp.fc1.out_features
+    assert compact.config.vision_config.intermediate_size == compact.vision_model.encoder.layers[1].mlp.fc1.out_features
+    assert compact.config.text_config.intermediate_size < 80
