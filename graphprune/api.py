@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from .compact import CompactModel
 from .criteria import Criterion
@@ -15,7 +16,7 @@ from .selection import select
 
 
 def prune(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,

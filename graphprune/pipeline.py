@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from .adapters import merge_adapters
 from .compact import CompactModel
 from .errors import CaptureError, GraphPruneError, VerificationError
 from .origin import origin_of
+from .passes.adopt_graph import adopt_graph, is_captured, module_of, plain
 from .passes.build_groups import build_groups, dependency_graph
 from .passes.infer_axes import infer_axes
 from .passes.patch_modules import patch_modules
@@ -29,7 +31,7 @@ from .traced import TracedModel
 
 
 def trace(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -40,6 +42,9 @@ def trace(
     ``args`` is a tuple of positional inputs, one tensor, or a mapping of named inputs; without any inputs a
     transformers model gets token ids. The model may be on the meta device; it is not changed. With ``dynamic`` the
     graph also runs on inputs of other sizes, as far as the model allows it; tracing then takes about twice as long.
+    A part of a model is traced as any module is. A graph that was captured already (an ``ExportedProgram``, with its
+    own example inputs where none are given, or the ``fx.GraphModule`` of one) is taken as it is, and has a graph form
+    only.
 
     Raises:
         CaptureError: the model can't be captured with these inputs.
@@ -48,10 +53,18 @@ def trace(
         args, kwargs = (), {**args, **(kwargs or {})}
     args = (args,) if isinstance(args, Tensor) else tuple(args)
     kwargs = dict(kwargs or {})
+    if isinstance(model, ExportedProgram):
+        if not args and not kwargs and model.example_inputs is not None:
+            args, kwargs = model.example_inputs
+        model = module_of(model)
     if not args and not kwargs:
         kwargs = example_inputs(model)
     clock = [time.perf_counter()]
-    graph = capture(model, args, kwargs, dynamic=dynamic)
+    if is_captured(model):
+        model = plain(model)
+        graph = adopt_graph(model, args, kwargs)
+    else:
+        graph = capture(model, args, kwargs, dynamic=dynamic)
     clock.append(time.perf_counter())
     program = Program(model, graph, args, kwargs, parameter_table(model))
     inference = infer_axes(program)
@@ -118,6 +131,8 @@ def rewrite(
         rescale_statistics(program, inference, keep, graph)
         plan = replace(plan, about={**plan.about, "statistics": statistics})
         module_error = "its norms count what is kept, not the zeros of the masked model"
+    elif is_captured(program.module):
+        module_error = "it was traced from a graph of operators, which has no modules"
     elif module_form:
         try:
             module = patch_modules(program, inference, traced.groups, keep, tensors)

@@ -74,13 +74,19 @@ def trace(
             shapes = _open_shapes(args, kwargs) if dynamic else None
             with _named_forward(module, args, kwargs) if dynamic else contextlib.nullcontext():
                 program = torch.export.export(module, args, dict(kwargs), strict=False, dynamic_shapes=shapes)
-            if any(_mutates(node) for node in program.graph.nodes):
+            if any(map(is_mutating, program.graph.nodes)):
                 program = program.run_decompositions({})
         except Exception as error:
             raise CaptureError(explain_capture(module, args, kwargs, error, dynamic=dynamic)) from error
         captured = program.module(check_guards=False)
     if not isinstance(captured, fx.GraphModule):
         raise CaptureError(f"torch.export gave a {type(captured).__name__} and no graph for {type(module).__name__}")
+    tidy(captured)
+    return captured
+
+
+def tidy(captured: fx.GraphModule) -> None:
+    """Cases 2, 4 and 5, in place."""
     for node in list(captured.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             captured.graph.erase_node(node)
@@ -89,7 +95,6 @@ def trace(
         if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
             node.target = torch.ops.aten.reshape.default
     captured.recompile()
-    return captured
 
 
 def _open_shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -139,7 +144,8 @@ def _quiet_export() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _mutates(node: fx.Node) -> bool:
+def is_mutating(node: fx.Node) -> bool:
+    """Whether a call changes one of its operands."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
