@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .distributed import is_sharded, whole
+from .errors import ScoreError
 from .traced import TracedModel
 
 BLOCK = 1 << 21
@@ -41,13 +42,65 @@ class LoraFactors:
 
 
 @dataclass(frozen=True)
+class Gradients:
+    """Dense gradients of a parameter over batches: ``mean`` and the mean of their ``square``, float32, in its shape.
+
+    None is what was not collected.
+    """
+
+    mean: Tensor | None
+    square: Tensor | None
+
+    def mean_of(self, rows: slice) -> Tensor:
+        """Rows of the mean.
+
+        Raises:
+            ScoreError: it was not collected.
+        """
+        return _collected(self.mean, "gradients")[rows]
+
+    def square_of(self, rows: slice) -> Tensor:
+        """Rows of the mean square.
+
+        Raises:
+            ScoreError: it was not collected.
+        """
+        return _collected(self.square, "squared_gradients")[rows]
+
+
+def _collected(tensor: Tensor | None, need: str) -> Tensor:
+    if tensor is None:
+        raise ScoreError(f"the criterion takes {need}, which it doesn't name in needs: add {need!r} to them")
+    return tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a parameter is multiplied with, over all tokens or pixels: a statistic of the input that each weight meets.
+
+    ``mean``, ``variance`` (that of the sample) and ``square`` (the sum of squares) are float32 in the shape of the
+    parameter, and mostly one row that is expanded. ``dims`` are the dims of the parameter that products sum over.
+    """
+
+    dims: frozenset[int]
+    mean: Tensor
+    variance: Tensor
+    square: Tensor
+
+
+@dataclass(frozen=True)
 class Matrix:
-    """A parameter as a criterion sees it: its values, the adapters on it, and whether it is part of one itself."""
+    """A parameter as a criterion sees it: its values, the adapters on it, and whether it is part of one itself.
+
+    ``gradients`` and ``inputs`` are there for criteria that need them, and None for parameters that have none.
+    """
 
     name: str
     weight: nn.Parameter
     adapters: tuple[LoraFactors, ...] = ()
     is_adapter: bool = False
+    gradients: Gradients | None = None
+    inputs: Inputs | None = None
 
     def blocks(self) -> Iterator[slice]:
         """Runs of rows (positions of the first dim) with at most ``BLOCK`` elements, or one row."""

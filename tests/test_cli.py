@@ -245,7 +245,7 @@ def test_eval_options_that_make_no_sense(model: Path, options: tuple[object, ...
     assert failure(run("eval", model, *options)) == says
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "taylor", "wanda_sp", "flap"])
 def test_prune_by_other_criteria(model: Path, text: Path, tmp_path: Path, criterion: str) -> None:
     options = prune_options(text, "--no-tune", "--criterion", criterion)
     result = run("prune", model, "--ratio", 0.1, "-o", tmp_path / "out", *options)

@@ -17,7 +17,15 @@ LAYERS: list[set[str]] = [
     {"graphprune.rules", "graphprune.program", "graphprune.groups", "graphprune.masks", "graphprune.plan"},
     {"graphprune.traced", "graphprune.explain"},
     {"graphprune.passes"},
-    {"graphprune.budget", "graphprune.matrices", "graphprune.scores", "graphprune.criteria"},
+    {
+        "graphprune.budget",
+        "graphprune.matrices",
+        "graphprune.scores",
+        "graphprune.gradients",
+        "graphprune.activations",
+        "graphprune.criteria",
+        "graphprune.aggregate",
+    },
     {"graphprune.adapters", "graphprune.origin", "graphprune.compact", "graphprune.pipeline", "graphprune.scoring"},
     {
         "graphprune.expressible",

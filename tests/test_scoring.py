@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import graphprune as gp
-from graphprune.criteria import Criterion, Random
+from graphprune.criteria import Criterion, Flap, Lora, Magnitude, Random, Taylor, WandaSp
+from graphprune.criteria.taylor import Level, Order
 from graphprune.errors import ScoreError
 from graphprune.matrices import Matrix, matrices
 from graphprune.scores import Scores
@@ -18,6 +19,8 @@ from tests.models import tiny_llama, tokens
 from tests.positions import positions
 
 BATCH = {"input_ids": tokens(4, 16, seed=1)}
+ORDERS: tuple[Order, ...] = ("first", "second", "mixed")
+TAYLOR: list[tuple[Order, Level]] = [(order, "element") for order in ORDERS] + [(order, "vector") for order in ORDERS]
 
 
 @pytest.fixture
@@ -52,13 +55,14 @@ def importance(matrix: Matrix, criterion: str, order: int = 2) -> Tensor | None:
             return Random().importance(matrix, slice(None))
         case _ if matrix.is_adapter:
             assert matrix.weight.grad is not None
-            return (matrix.weight * matrix.weight.grad).detach().square()
+            change = (matrix.weight * matrix.weight.grad).detach()
+            return change.square() if criterion == "paper" else change.abs()
         case _ if gradient is None:
             return None
         case "paper":
             return (gradient * weight).square()
         case "released":
-            return (gradient * weight).abs() / (gradient * weight).norm()
+            return (gradient * weight).abs()
     raise ValueError(criterion)
 
 
@@ -69,8 +73,9 @@ def brute(traced: TracedModel, criterion: str, *, slots: bool = True, **options:
     for group in traced.groups:
         if group.status == "frozen":
             continue
-        sums = torch.zeros(group.slot.size if slots and group.slot else 1, group.units)
+        total = torch.zeros(group.slot.size if slots and group.slot else 1, group.units)
         for member in group.members:
+            sums = torch.zeros_like(total)
             matrix, weights = values.get(member.parameter, (None, None))
             if matrix is None or weights is None or (group.kind == "lora_rank") != matrix.is_adapter:
                 continue
@@ -79,7 +84,9 @@ def brute(traced: TracedModel, criterion: str, *, slots: bool = True, **options:
                     if atom == group.atom.id:
                         slot = dict(units)[group.slot.id] if slots and group.slot else 0
                         sums[slot, unit] += piece.sum()
-        found[group.name] = sums if slots and group.slot else sums[0]
+            # the released code divides what each matrix says by its norm, before it adds the matrices
+            total += sums / sums.norm() if criterion == "released" else sums
+        found[group.name] = total if slots and group.slot else total[0]
     return found
 
 
@@ -115,11 +122,12 @@ def test_random(llama: TracedModel) -> None:
 
 
 def test_blocks_do_not_change_a_score(llama: TracedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    backward(llama)
-    whole = {variant: dict(gp.score(llama, "lora", variant=variant)) for variant in ("paper", "released")}
+    criteria: list[Criterion] = [Lora(), Lora("released"), Magnitude(1), Random(), *(Taylor(o, v) for o, v in TAYLOR)]
+    criteria += [WandaSp(), Flap()]
+    whole = [dict(gp.score(llama, criterion, data=[BATCH])) for criterion in criteria]
     monkeypatch.setattr("graphprune.matrices.BLOCK", 1000)
-    for variant, expected in whole.items():
-        same(gp.score(llama, "lora", variant=variant), expected)
+    for criterion, expected in zip(criteria, whole, strict=True):
+        same(gp.score(llama, criterion, data=[BATCH]), expected)
 
 
 def test_batches_are_averaged_and_leave_no_trace(llama: TracedModel) -> None:
@@ -136,16 +144,15 @@ def test_batches_are_averaged_and_leave_no_trace(llama: TracedModel) -> None:
 
 
 def test_no_gradient_of_a_weight_is_made(llama: TracedModel) -> None:
-    class Watching:
-        name, needs_gradients = "watching", True
+    class Watching(Criterion):
+        name, needs = "watching", frozenset({"lora_gradients"})
 
         def importance(self, matrix: Matrix, rows: slice) -> Tensor:
             base = [p for name, p in llama.module.named_parameters() if ".lora_" not in name]
             assert all(p.grad is None and not p.requires_grad for p in base)
             return matrix.weight.detach()[rows].abs()
 
-    criterion: Criterion = Watching()
-    gp.score(llama, criterion, data=[BATCH])
+    gp.score(llama, Watching(), data=[BATCH])
 
 
 @pytest.mark.parametrize(
@@ -153,7 +160,26 @@ def test_no_gradient_of_a_weight_is_made(llama: TracedModel) -> None:
     [
         ("lora", {}, "have no gradients: run a backward pass first, or give gp.score data to run one on"),
         ("lora", {"data": []}, "there are no batches to score on: data is empty"),
-        ("best", {}, "there is no criterion 'best': use one of lora, magnitude, random, or pass an object"),
+        ("taylor", {"data": []}, "there are no batches to score on: data is empty"),
+        ("flap", {"data": []}, "there are no batches to score on: data is empty"),
+        (
+            "taylor",
+            {},
+            "the criterion 'taylor' needs dense gradients, and there is nothing to get them from: give gp.score data, "
+            "batches to run the model on",
+        ),
+        (
+            "wanda_sp",
+            {},
+            "the criterion 'wanda_sp' needs activations, and there is nothing to get them from: give gp.score data, "
+            "batches to run the model on",
+        ),
+        ("taylor", {"order": "third"}, "order must be one of first, second, mixed for taylor, not 'third'"),
+        (
+            "best",
+            {},
+            "there is no criterion 'best': use one of flap, lora, magnitude, random, taylor, wanda_sp, or pass an ",
+        ),
         ("magnitude", {"seed": 3}, "the criterion 'magnitude' can't be made with {'seed': 3}: "),
     ],
 )

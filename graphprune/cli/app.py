@@ -81,6 +81,9 @@ class CriterionName(StrEnum):
     """How units are scored."""
 
     lora = "lora"
+    taylor = "taylor"
+    wanda_sp = "wanda_sp"
+    flap = "flap"
     magnitude = "magnitude"
     random = "random"
 

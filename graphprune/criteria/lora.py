@@ -5,13 +5,12 @@ With ``W' = W + s·B·A`` and only the gradients of A and B::
     Ĝ = ∂B·A + B·∂A − ∂B·∂A          the change that one step makes to the product of the factors
     Î = (Ĝ · W')²                    element by element
 
-``variant="paper"`` is the text. ``variant="released"`` is what the authors' code computes, per matrix: ``|Ĝ · W'|``
-divided by its L2 norm over the matrix.
+``variant="paper"`` is the text. ``variant="released"`` is what the authors' code computes: ``|Ĝ · W'|`` is added up to
+the units of each matrix, and the vector of these divided by its L2 norm, before the matrices of a unit are added.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,36 +19,41 @@ from torch import Tensor
 
 from ..errors import ScoreError
 from ..matrices import LoraFactors, Matrix
+from .base import Aggregation, Criterion, Need
 
 Variant = Literal["paper", "released"]
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(Criterion):
     """The LoRA-guided importance, without a gradient of a weight: ``Ĝ`` has rank 2r and is made by blocks of rows."""
 
     variant: Variant = "paper"
     name: str = "lora"
-    needs_gradients: bool = True
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"lora_gradients"})
+
+    @property
+    def aggregation(self) -> Aggregation:
+        return Aggregation(normalised=self.variant == "released")
 
     def importance(self, matrix: Matrix, rows: slice) -> Tensor | None:
         if matrix.is_adapter:
             # the rank of an adapter, scored only where it is asked for: first-order Taylor of the factor itself
             gradient = _present(matrix.weight.grad, matrix.name)
-            return (gradient[rows] * matrix.weight.detach()[rows]).square()
+            return self._of(gradient[rows].float() * matrix.weight.detach()[rows])
         if not matrix.adapters:
             return None
-        product = self._product(matrix, rows)
-        if self.variant == "paper":
-            return product.mul_(product)
-        total = sum(float(self._product(matrix, block).square_().sum()) for block in matrix.blocks())
-        return product.abs() / max(math.sqrt(total), torch.finfo(torch.float32).tiny)
-
-    def _product(self, matrix: Matrix, rows: slice) -> Tensor:
-        """``Ĝ · W'`` for some rows, in memory of its own."""
         weight = matrix.effective(rows)
         gradient = sum_of([guided_gradient(adapter, rows, matrix.name) for adapter in matrix.adapters])
-        return gradient.float().reshape(weight.shape).mul_(weight)  # squares of half precision would underflow
+        # squares of half precision would underflow
+        return self._of(gradient.float().reshape(weight.shape).mul_(weight))
+
+    def _of(self, product: Tensor) -> Tensor:
+        """The importance from ``Ĝ · W'``, in its memory."""
+        return product.mul_(product) if self.variant == "paper" else product.abs_()
 
 
 def guided_gradient(adapter: LoraFactors, rows: slice, name: str) -> Tensor:

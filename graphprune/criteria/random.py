@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..matrices import Matrix
+from .base import Criterion
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(Criterion):
     """Uniform noise; the same for the same seed and parameter name.
 
     Each row and each column of a matrix draws one number, so that units differ however large they are.
@@ -20,7 +21,6 @@ class Random:
 
     seed: int = 0
     name: str = "random"
-    needs_gradients: bool = False
 
     def importance(self, matrix: Matrix, rows: slice) -> Tensor | None:
         generator = torch.Generator().manual_seed((zlib.crc32(matrix.name.encode()) + self.seed) % 2**63)

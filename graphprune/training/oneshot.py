@@ -18,7 +18,8 @@ def plan_at_once(
 ) -> tuple[TracedModel, PruningPlan]:
     """The plan from the scores of the model as it is, on the first batches of a text.
 
-    A criterion that needs gradients gets LoRA adapters, fresh ones, which change nothing of what the model computes.
+    A criterion that needs gradients of adapters gets fresh ones, which change nothing of what the model computes. One
+    that needs squared gradients gets them window by window, as LLM-Pruner takes them.
 
     Args:
         model: a causal language model; adapters are put into it where they are needed.
@@ -32,10 +33,11 @@ def plan_at_once(
         BudgetError: the ratio can't be met.
     """
     criterion = config.make_criterion()
-    if criterion.needs_gradients:
+    if "lora_gradients" in criterion.needs:
         model = with_adapters(model, config)
     traced = trace(model)
-    data = [{"input_ids": batch} for batch in windows.split(config.batch_size)[:batches]]
-    scores = score(traced, criterion, data=data if criterion.needs_gradients else None)
+    size = 1 if "squared_gradients" in criterion.needs else config.batch_size
+    data = [{"input_ids": batch} for batch in windows[: config.batch_size * batches].split(size)]
+    scores = score(traced, criterion, data=data if criterion.needs else None)
     plan = select(traced, scores, ratio=config.ratio, **config.selection())
     return traced, plan

@@ -194,7 +194,14 @@ class Pruner:
         name = type(module).__name__
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise TrainingError(f"{name} has no trainable parameter: load its adapters with is_trainable=True")
-        if self.criterion.needs_gradients and not any(m.adapters for m in matrices(self.traced).values()):
+        more = self.criterion.needs - {"lora_gradients"}
+        if more:
+            what = "activations" if "activations" in more else "dense gradients of the weights"
+            raise TrainingError(
+                f"the criterion {self.criterion.name!r} needs {what}, which training with adapters doesn't make: prune "
+                "at once and tune what is left (graphprune prune --no-tune), or use the criterion 'lora'"
+            )
+        if self.criterion.needs and not any(m.adapters for m in matrices(self.traced).values()):
             raise TrainingError(
                 f"the criterion {self.criterion.name!r} needs LoRA adapters, and {name} has none: wrap it with "
                 "peft.get_peft_model(model, peft.LoraConfig(target_modules='all-linear')) first"

@@ -1,0 +1,106 @@
+"""The steps from the importance of weights to the score of a unit (see :class:`graphprune.criteria.Aggregation`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .axes import Atom, Axis
+from .criteria import Aggregation, Criterion
+from .masks import fold
+from .matrices import Matrix
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one dim of one parameter says about the units of a group: ``[units]`` or ``[slots, units]``.
+
+    ``is_input``: products sum over this dim, so that the parameter takes in what the units hand on.
+    """
+
+    values: Tensor
+    is_input: bool
+
+
+def importance_by_dim(criterion: Criterion, matrix: Matrix) -> list[Tensor] | None:
+    """For each dim of a parameter one number for each position, in float32; None if the parameter says nothing.
+
+    The importance of the weights at one position of one dim is reduced over all other dims.
+    """
+    rule = criterion.aggregation
+    shape = matrix.weight.shape
+    marginals: list[Tensor] = []
+    for rows in matrix.blocks():
+        block = criterion.importance(matrix, rows)
+        if block is None:
+            return None
+        block = block.float()
+        if rule.weights == "l2":
+            block = block.square()
+        if not marginals:
+            marginals = [block.new_zeros(size) for size in shape]
+        for dim in range(len(shape)):
+            others = [other for other in range(len(shape)) if other != dim]
+            summed = block.sum(others) if others else block
+            if dim == 0:
+                marginals[0][rows] += summed
+            else:
+                marginals[dim] += summed
+    return [_position(each, rule, math.prod(shape) // max(1, len(each))) for each in marginals]
+
+
+def _position(sums: Tensor, rule: Aggregation, weights: int) -> Tensor:
+    """Steps 1 and 2, from sums over ``weights`` weights for each position."""
+    match rule.weights:
+        case "mean":
+            sums = sums / max(1, weights)
+        case "l2":
+            sums = sums.sqrt()
+        case "absolute sum":
+            sums = sums.abs()
+        case "sum":
+            pass
+    if not rule.standardised:
+        return sums
+    centred = sums - sums.mean()
+    deviation = centred.square().sum().div(max(1, len(sums) - 1)).sqrt()
+    return centred / deviation.clamp(min=torch.finfo(deviation.dtype).tiny)
+
+
+def units_of(
+    axis: Axis, marginal: Tensor, there: Tensor, rule: Aggregation, slots: Mapping[int, Atom]
+) -> dict[int, Tensor]:
+    """Steps 3 and 4: from numbers for the positions of an axis to units, by the id of their atom.
+
+    ``there`` is 1 for the positions that the parameter still has, and 0 for those that were cut.
+    """
+    found = fold(axis, marginal, slots)
+    if rule.positions == "mean":
+        counts = fold(axis, there.to(marginal), slots)
+        found = {atom: values / counts[atom].clamp(min=1) for atom, values in found.items()}
+    if rule.normalised:
+        tiny = torch.finfo(marginal.dtype).tiny
+        found = {atom: values / torch.linalg.vector_norm(values).clamp(min=tiny) for atom, values in found.items()}
+    return found
+
+
+def score_of(parts: Sequence[Part], rule: Aggregation) -> Tensor:
+    """Steps 5 and 6: from what the members of a group say to the scores of its units."""
+    inputs = [part for part in parts if part.is_input] if rule.dims == "inputs" else []
+    # on the accelerator until the end: each transfer would wait for all work on it
+    device = parts[0].values.device
+    values = torch.stack([part.values.to(device) for part in inputs or parts])
+    match rule.members:
+        case "sum":
+            score = values.sum(0)
+        case "mean":
+            score = values.mean(0)
+        case "max":
+            score = values.amax(0)
+        case "product":
+            score = values.prod(0)
+    return (1 + score / (1 + score.abs())) / 2 if rule.bounded else score
