@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .export.directory import load, save
     from .export.onnx import export_onnx
     from .groups import Groups, Member, PruningGroup
+    from .latency import LatencyTable, measure_latency
     from .pipeline import rewrite, trace
     from .plan import GroupPlan, PruningPlan
     from .rules import resize_rule, rule
@@ -43,6 +44,7 @@ _MODULES = {
     "GraphPruneError": "errors",
     "GroupPlan": "plan",
     "Groups": "groups",
+    "LatencyTable": "latency",
     "LoRAPruneCallback": "training.callback",
     "Member": "groups",
     "PruneConfig": "training.config",
@@ -53,6 +55,7 @@ _MODULES = {
     "TracedModel": "traced",
     "export_onnx": "export.onnx",
     "load": "export.directory",
+    "measure_latency": "latency",
     "merge_adapters": "adapters",
     "prune": "api",
     "resize_rule": "rules",
@@ -85,6 +88,7 @@ __all__ = [
     "GraphPruneError",
     "GroupPlan",
     "Groups",
+    "LatencyTable",
     "LoRAPruneCallback",
     "Member",
     "PruneConfig",
@@ -96,6 +100,7 @@ __all__ = [
     "__version__",
     "export_onnx",
     "load",
+    "measure_latency",
     "merge_adapters",
     "prune",
     "resize_rule",

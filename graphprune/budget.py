@@ -7,9 +7,9 @@ is what the compact model really has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import fx
 
@@ -28,6 +28,26 @@ Counts = Mapping[int, int]
 """Kept units by atom id; an atom that is missing stays whole."""
 
 
+class Budget(Protocol):
+    """A cost that depends on how many units of each atom are kept: a constant plus a sum of terms."""
+
+    @property
+    def constant(self) -> int: ...
+
+    @property
+    def terms(self) -> Sequence[object]: ...
+
+    def __call__(self, counts: Counts) -> int: ...
+
+    def term(self, index: int, counts: Counts) -> int:
+        """What one term adds."""
+        ...
+
+    def by_atom(self) -> Mapping[int, Sequence[int]]:
+        """For each atom the indices of the terms that it is part of."""
+        ...
+
+
 @dataclass(frozen=True)
 class Cost:
     """A cost that depends on how many units of each atom are kept: a constant plus a sum of products of axes."""
@@ -37,6 +57,10 @@ class Cost:
 
     def __call__(self, counts: Counts) -> int:
         return self.constant + sum(term_size(term, counts) for term in self.terms)
+
+    def term(self, index: int, counts: Counts) -> int:
+        """What one term adds."""
+        return term_size(self.terms[index], counts)
 
     def by_atom(self) -> dict[int, list[int]]:
         """For each atom the indices of the terms that it is part of."""

@@ -1,27 +1,29 @@
 """From scores to a plan: which units go so that a true budget is met.
 
 Every group (or, with ``homogeneous``, every family of groups) is a ladder whose rungs are the numbers of units that it
-may keep. The price of a rung is the importance that leaves with it, relative to the mean unit of the group. Rungs are
-taken from the cheapest on, over all ladders, until the budget is met; a rung that would overshoot is left, and cheaper
-ones are taken instead, so the result is as close to the budget as one unit of the smallest group.
+may keep, each with a price (see :mod:`graphprune.ladders`). Rungs are taken from the cheapest on, over all ladders,
+until the budget is met; a rung that would overshoot is left, and cheaper ones are taken instead, so the result is as
+close to the budget as one unit of the smallest group.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
-import networkx as nx
 import torch
 from torch import Tensor
 
-from .budget import Cost, Counts, Of, is_adapter, mac_cost, parameter_cost, term_size
+from .budget import Budget, Counts, Of, is_adapter, mac_cost, parameter_cost
 from .constraints import Constraints, PerKind
-from .errors import BudgetError, PlanError, ScoreError
+from .errors import BudgetError, PlanError
 from .expressible import config_counts, is_configured, module_counts
 from .groups import PruningGroup
+from .ladders import Ladder, Normalize, Scope, asked_as, build_ladders
+from .latency import LatencyTable
+from .layers import outside_layers
 from .plan import GroupPlan, KeptUnits, PruningPlan, unit_problem
 from .scores import Scores
 from .traced import TracedModel
@@ -33,25 +35,15 @@ Form = Literal["graph", "module"]
 """Which form of the compact model is wanted."""
 
 
-@dataclass(frozen=True)
-class Ladder:
-    """Groups that keep the same number of units, the numbers they may keep, and the price of each step down.
-
-    ``top`` is the number to begin with, ``kept[i]`` the number after step ``i``, ``prices[i]`` the price of that step.
-    """
-
-    groups: tuple[PruningGroup, ...]
-    top: int
-    kept: tuple[int, ...]
-    prices: tuple[float, ...]
-
-
 def select(
     traced: TracedModel,
     scores: Scores,
     *,
-    ratio: float,
-    of: Of = "parameters",
+    ratio: float | Mapping[str, float],
+    of: Of | LatencyTable = "parameters",
+    scope: Scope = "global",
+    skip_layers: Sequence[int] = (),
+    normalize: Normalize | None = "group",
     homogeneous: bool = False,
     constraints: Constraints | None = None,
     multiple_of: PerKind | None = None,
@@ -64,28 +56,42 @@ def select(
 ) -> PruningPlan:
     """The plan that removes a share ``ratio`` of the model with the least important units.
 
-    ``of`` says what the share is of. ``homogeneous`` keeps the same number of units in the groups of a family (the same
-    part of each layer); of a transformers model only what its config can express is then cut, so that
-    ``from_pretrained`` loads the result. ``form="module"`` cuts only what the module form can cut; the graph form can
-    always be cut. ``constraints`` hold beside the budget (see :class:`graphprune.Constraints`); ``multiple_of``,
-    ``min_units``, ``only`` and ``ignore`` are short forms that take the place of theirs. ``kinds`` restricts what is
-    cut, and is how the ranks of adapters (``"lora_rank"``) and groups that a normalisation takes its statistic over
-    (``"statistics"``, the residual width) are asked for. ``within`` is an earlier plan: what it
-    removes stays removed.
+    ``of`` says what the share is of; a :class:`graphprune.LatencyTable` makes it a share of measured time. ``ratio``
+    may also be one ratio for each kind of groups, as in ``{"heads": 0.2, "channels": 0.3}``: each is then the share
+    of what the units of that kind hold, and kinds that are not named stay whole.
+
+    ``scope="layer"`` takes the same share of every layer (the outermost numbered modules), ``"group"`` the same share
+    of every group; ``skip_layers`` are the positions of layers that stay whole, -1 for the last. ``normalize`` says
+    what the scores of a group are relative to when groups are compared: the mean of the group or of its kind, their
+    root mean square (``"group_l2"``, ``"kind_l2"``), or nothing (None: the importance of a parameter as it is).
+
+    ``homogeneous`` keeps the same number of units in the groups of a family (the same part of each layer); of a
+    transformers model only what its config can express is then cut, so that ``from_pretrained`` loads the result.
+    ``form="module"`` cuts only what the module form can cut; the graph form can always be cut.
+
+    ``constraints`` hold beside the budget (see :class:`graphprune.Constraints`); ``multiple_of``, ``min_units``,
+    ``only`` and ``ignore`` are short forms that take the place of theirs. ``kinds`` restricts what is cut, and is how
+    the ranks of adapters (``"lora_rank"``) and groups that a normalisation takes its statistic over
+    (``"statistics"``, the residual width) are asked for. ``within`` is an earlier plan: what it removes stays
+    removed.
 
     Raises:
         BudgetError: the ratio is not in (0, 1), or more than can be removed; says the largest that can.
         PlanError: a group that the constraints name can't be cut so.
         ScoreError: a score is missing or not finite.
     """
-    if not 0 < ratio < 1:
-        raise BudgetError(f"the ratio must lie between 0 and 1, not {ratio}: 0.5 removes half")
+    _check_settings(ratio, scope, normalize)
+    if isinstance(ratio, Mapping):
+        if kinds is not None:
+            raise PlanError("ratio names the kinds that are cut already: leave kinds out")
+        kinds = tuple(ratio)
     short = {"multiple_of": multiple_of, "min_units": min_units, "only": only, "ignore": ignore}
     given: dict[str, Any] = {name: value for name, value in short.items() if value is not None}
     rules = replace(constraints or Constraints(), **given)
     fixed = rules.fixed_groups(traced)
     groups = [group for group in choose_groups(traced, kinds) if group.name not in fixed]
     groups = rules.choose(traced, groups) if groups else groups
+    groups = outside_layers(traced, groups, skip_layers)
     allowed: Mapping[str, tuple[int, ...]] | None = None
     if homogeneous and is_configured(traced):
         allowed = config_counts(traced)
@@ -96,27 +102,61 @@ def select(
         allowed = module_counts(traced)
         groups = [group for group in groups if group.family in allowed]
     ties = rules.ties(traced, groups)
+    if not groups and not fixed and skip_layers:
+        raise BudgetError("nothing outside the layers that are skipped can be cut in this way: skip fewer of them")
     if not groups and not fixed:
         raise BudgetError(f"nothing of this model can be cut in this way: {_held(traced)}")
     cost, whole = _cost(traced, of, [*groups, *fixed.values()])
     gone = {} if within is None else _removed(traced, within)
     kept = {name: _fixed(group, rules.fixed[name], scores, gone.get(name)) for name, group in fixed.items()}
-    ladders = build_ladders(groups, scores, homogeneous, rules, gone, allowed, ties)
-    ladders += [Ladder((group,), GroupPlan(group.units, kept[group.name]).count, (), ()) for group in fixed.values()]
-    target = whole * ratio
-    _check_fixed(fixed.values(), kept, cost, target, whole)
-    counts = fill(ladders, cost, target, whole)
+    ladders = build_ladders(groups, scores, homogeneous, rules, gone, allowed, ties, scope=scope, normalize=normalize)
+    ladders += [_fixed_ladder(group, GroupPlan(group.units, kept[name]).count) for name, group in fixed.items()]
+    counts = {atom: count for ladder in ladders for atom, count in ladder.counts(ladder.top).items()}
+    for own, target, base in _budgets(ladders, cost, ratio, whole):
+        _check_fixed([ladder for ladder in own if ladder.groups[0].name in fixed], cost, target, base)
+        counts |= fill(own, cost, target, base)
     kept |= {g.name: _kept(g, scores[g.name], gone.get(g.name), counts[g.atom.id]) for g in groups}
     plans = {name: GroupPlan(traced.groups[name].units, units) for name, units in kept.items()}
-    about = {"ratio": ratio, "of": of, "homogeneous": homogeneous, "criterion": scores.criterion}
+    about: dict[str, Any] = {"ratio": ratio if isinstance(ratio, float | int) else dict(ratio)}
+    about |= {"of": of if isinstance(of, str) else "latency", "homogeneous": homogeneous, "criterion": scores.criterion}
+    about |= {} if scope == "global" else {"scope": scope}
+    about |= {} if normalize == "group" else {"normalize": normalize}
+    about |= {"skip_layers": list(skip_layers)} if skip_layers else {}
     return PruningPlan(
         traced.fingerprint, {name: plan for name, plan in plans.items() if plan.count < plan.units}, about
     )
 
 
-def asked_as(group: PruningGroup) -> str:
-    """The word for a group in ``kinds``: its kind, or ``"statistics"`` where that is why it is not cut by default."""
-    return "statistics" if group.status == "statistics" else group.kind
+def _check_settings(ratio: float | Mapping[str, float], scope: str, normalize: str | None) -> None:
+    for share in ratio.values() if isinstance(ratio, Mapping) else [ratio]:
+        if not 0 < share < 1:
+            raise BudgetError(f"the ratio must lie between 0 and 1, not {share}: 0.5 removes half")
+    for name, given, choices in (("scope", scope, Scope), ("normalize", normalize, Normalize)):
+        if given is not None and given not in get_args(choices):
+            raise PlanError(f"{name} must be one of {', '.join(get_args(choices))}, not {given!r}")
+
+
+def _budgets(
+    ladders: Sequence[Ladder], cost: Budget, ratio: float | Mapping[str, float], whole: int
+) -> Iterator[tuple[list[Ladder], float, int]]:
+    """Ladders with what they remove together, and what that is a share of: all of them, or those of each kind.
+
+    Raises:
+        BudgetError: nothing of a kind can be cut.
+    """
+    if not isinstance(ratio, Mapping):
+        yield list(ladders), whole * ratio, whole
+        return
+    for kind, share in ratio.items():
+        own = [ladder for ladder in ladders if asked_as(ladder.groups[0]) == kind]
+        if not own:
+            raise BudgetError(f"no {kind} of this model can be cut in this way: take them out of ratio")
+        held = cost({}) - cost({atom: 0 for ladder in own for atom in ladder.counts(0)})
+        yield own, share * held, held
+
+
+def _fixed_ladder(group: PruningGroup, count: int) -> Ladder:
+    return Ladder((group,), group.units, count, (), ())
 
 
 def choose_groups(traced: TracedModel, kinds: Sequence[str] | None) -> list[PruningGroup]:
@@ -140,7 +180,7 @@ def choose_groups(traced: TracedModel, kinds: Sequence[str] | None) -> list[Prun
 
 
 def removed_share(
-    traced: TracedModel, plan: PruningPlan, *, of: Of = "parameters", kinds: Sequence[str] | None = None
+    traced: TracedModel, plan: PruningPlan, *, of: Of | LatencyTable = "parameters", kinds: Sequence[str] | None = None
 ) -> float:
     """The share of a model that a plan removes, in the unit of a budget (see :func:`select`).
 
@@ -151,8 +191,11 @@ def removed_share(
     return (cost({}) - cost({atom: kept.count for atom, kept in plan.keep(traced).items()})) / whole
 
 
-def _cost(traced: TracedModel, of: Of, groups: Iterable[PruningGroup]) -> tuple[Cost, int]:
+def _cost(traced: TracedModel, of: Of | LatencyTable, groups: Iterable[PruningGroup]) -> tuple[Budget, int]:
     """The cost that the budget is in, and the amount that a ratio is a share of."""
+    if isinstance(of, LatencyTable):
+        time = of.cost(traced)
+        return time, time({})
     if of == "macs":
         cost = mac_cost(traced.inference)
         return cost, cost({})
@@ -160,56 +203,6 @@ def _cost(traced: TracedModel, of: Of, groups: Iterable[PruningGroup]) -> tuple[
     if of == "prunable":
         return cost, cost({}) - cost({group.atom.id: 0 for group in groups})
     return cost, cost({})
-
-
-def build_ladders(
-    groups: Sequence[PruningGroup],
-    scores: Scores,
-    homogeneous: bool,
-    constraints: Constraints,
-    gone: Mapping[str, Tensor],
-    allowed: Mapping[str, tuple[int, ...]] | None = None,
-    ties: Iterable[Sequence[PruningGroup]] = (),
-) -> list[Ladder]:
-    """A ladder for each group, or for each family; the groups of a tie share theirs.
-
-    ``gone`` marks the units that are removed already; ``allowed`` holds the numbers of units that a family may keep.
-    """
-    ladders: list[Ladder] = []
-    for members in _alike(groups, homogeneous, ties):
-        units, step, least = members[0].units, constraints.step(members), constraints.least(members)
-        top = min(_kept_before(group, gone) for group in members)
-        rungs = [kept for kept in range(top - 1, least - 1, -1) if kept % step == 0]
-        if allowed is not None:
-            accepted = set.intersection(*(set(allowed[group.family]) for group in members))
-            rungs = [kept for kept in rungs if kept in accepted]
-        losses = torch.stack([_losses(group, scores[group.name], gone.get(group.name)) for group in members]).mean(0)
-        lost = torch.cat([losses.new_zeros(1), losses.cumsum(0)])
-        prices: list[float] = []
-        before = top
-        for kept in rungs:
-            price = float(lost[units - kept] - lost[units - before]) / (before - kept)
-            prices.append(max(price, prices[-1] if prices else price))
-            before = kept
-        ladders.append(Ladder(tuple(members), top, tuple(rungs), tuple(prices)))
-    return ladders
-
-
-def _alike(
-    groups: Iterable[PruningGroup], homogeneous: bool, ties: Iterable[Sequence[PruningGroup]]
-) -> list[list[PruningGroup]]:
-    """The groups that keep the same number of units as each other: those of a family, if wanted, and of a tie."""
-    graph: nx.Graph = nx.Graph()
-    for group in groups:
-        graph.add_edge(group.name, ("family", group.family) if homogeneous else group.name)
-    for tie in ties:
-        nx.add_path(graph, [group.name for group in tie])
-    by_name = {group.name: group for group in groups}
-    order = {name: index for index, name in enumerate(by_name)}
-    alike = [
-        sorted((n for n in part if n in by_name), key=order.__getitem__) for part in nx.connected_components(graph)
-    ]
-    return [[by_name[name] for name in names] for names in sorted(alike, key=lambda names: order[names[0]])]
 
 
 def _whole_families(traced: TracedModel, groups: Collection[PruningGroup]) -> set[str]:
@@ -240,10 +233,8 @@ def _check_configured(
             )
 
 
-def _check_fixed(
-    fixed: Iterable[PruningGroup], kept: Mapping[str, KeptUnits], cost: Cost, target: float, base: int
-) -> None:
-    counts = {group.atom.id: GroupPlan(group.units, kept[group.name]).count for group in fixed}
+def _check_fixed(fixed: Iterable[Ladder], cost: Budget, target: float, base: int) -> None:
+    counts = {atom: count for ladder in fixed for atom, count in ladder.counts(ladder.top).items()}
     removed = cost({}) - cost(counts)
     if removed > target + TOLERANCE * cost({}):
         raise BudgetError(
@@ -278,36 +269,17 @@ def _removed(traced: TracedModel, plan: PruningPlan) -> dict[str, Tensor]:
     return {name: ~group.mask().reshape(-1, group.units) for name, group in plan.groups.items()}
 
 
-def _kept_before(group: PruningGroup, gone: Mapping[str, Tensor]) -> int:
-    return group.units - int(gone[group.name][0].sum()) if group.name in gone else group.units
-
-
-def _losses(group: PruningGroup, score: Tensor, gone: Tensor | None) -> Tensor:
-    """The importance of the units in the order in which they go, ``[units]``, in mean units of the group.
-
-    Units that are gone come first and weigh nothing.
-    """
-    rows = score.reshape(-1, group.units).double()
-    if not torch.isfinite(rows).all():
-        raise ScoreError(f"the scores of {group.name} are not finite: check the loss and the weights for NaN")
-    if gone is not None:
-        rows = rows.masked_fill(gone, -torch.inf)
-    ordered = rows.sort(dim=1).values.nan_to_num(neginf=0.0).sum(0)
-    mean = float(ordered.mean())
-    return ordered / mean if mean > 0 else torch.zeros_like(ordered)
-
-
-def fill(ladders: Sequence[Ladder], cost: Cost, target: float, base: int) -> dict[int, int]:
+def fill(ladders: Sequence[Ladder], cost: Budget, target: float, base: int) -> dict[int, int]:
     """The number of kept units by atom id that removes as nearly ``target`` of the cost as one step allows.
 
     Raises:
         BudgetError: every ladder at its last rung removes less; says the largest share of ``base`` that can be removed.
     """
     whole = cost({})
-    meter = Meter(cost, {group.atom.id: ladder.top for ladder in ladders for group in ladder.groups})
-    floor = {group.atom.id: ladder.kept[-1] for ladder in ladders for group in ladder.groups if ladder.kept}
+    meter = Meter(cost, {atom: count for ladder in ladders for atom, count in ladder.counts(ladder.top).items()})
+    floor = {atom: n for ladder in ladders if ladder.kept for atom, n in ladder.counts(ladder.kept[-1]).items()}
     most = whole - cost({**meter.counts, **floor})
-    finest = min((meter.saving(_step(ladder, 0)) for ladder in ladders if ladder.kept), default=0)
+    finest = min((meter.saving(ladder.counts(ladder.kept[0])) for ladder in ladders if ladder.kept), default=0)
     if most < target - max(finest, 1):
         names = ", ".join(sorted({group.kind for ladder in ladders for group in ladder.groups}))
         raise BudgetError(
@@ -321,7 +293,7 @@ def fill(ladders: Sequence[Ladder], cost: Cost, target: float, base: int) -> dic
     while queue and removed < target:
         _, index, rung = heapq.heappop(queue)
         ladder = ladders[index]
-        change = _step(ladder, rung)
+        change = ladder.counts(ladder.kept[rung])
         saving = meter.saving(change)
         if removed + saving > target + slack:
             deferred.append(change)  # too large a step: cheaper ones of other ladders may still fit
@@ -337,24 +309,20 @@ def fill(ladders: Sequence[Ladder], cost: Cost, target: float, base: int) -> dic
     return dict(meter.counts)
 
 
-def _step(ladder: Ladder, rung: int) -> dict[int, int]:
-    return {group.atom.id: ladder.kept[rung] for group in ladder.groups}
-
-
 class Meter:
     """A cost that is kept up to date while units are removed: each step costs only the terms that it changes."""
 
-    def __init__(self, cost: Cost, counts: Counts):
+    def __init__(self, cost: Budget, counts: Counts):
         self.counts = dict(counts)
         self._cost = cost
         self._by_atom = cost.by_atom()
-        self._sizes = [term_size(term, self.counts) for term in cost.terms]
+        self._sizes = [cost.term(index, self.counts) for index in range(len(cost.terms))]
         self.total = cost.constant + sum(self._sizes)
 
     def _changed(self, change: Counts) -> dict[int, int]:
         counts = _Overlay(self.counts, change)
         touched = {index for atom in change for index in self._by_atom.get(atom, ())}
-        return {index: term_size(self._cost.terms[index], counts) for index in touched}
+        return {index: self._cost.term(index, counts) for index in touched}
 
     def saving(self, change: Counts) -> int:
         """How much less the model costs after a change of kept units."""

@@ -30,6 +30,9 @@ LAYERS: list[set[str]] = [
     {
         "graphprune.expressible",
         "graphprune.constraints",
+        "graphprune.ladders",
+        "graphprune.latency",
+        "graphprune.layers",
         "graphprune.selection",
         "graphprune.sources",
         "graphprune.evaluation",
