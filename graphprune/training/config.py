@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
@@ -12,6 +12,7 @@ from ..constraints import PerKind
 from ..criteria import Criterion, criterion_by_name
 from ..criteria.lora import Variant
 from ..errors import BudgetError, FileFormatError, TrainingError
+from ..ladders import Normalize, Scope
 from ..schedule import schedule_by_name
 from ..selection import Form
 
@@ -21,8 +22,9 @@ class PruneConfig:
     """How to prune while fine-tuning. The defaults are those of LoRAPrune (arXiv 2305.18403, sections 3.3 and 4.1).
 
     ``ratio`` is a share of ``of``, by default of the parameters without adapters: these are merged into the others in
-    what is delivered, so the share is that of the delivered model. See :func:`graphprune.select` for ``homogeneous``,
-    ``multiple_of``, ``min_units``, ``kinds`` and ``form``: by default what only the graph form can cut is left whole.
+    what is delivered, so the share is that of the delivered model. See :func:`graphprune.select` for ``scope``,
+    ``skip_layers``, ``normalize``, ``homogeneous``, ``multiple_of``, ``min_units``, ``kinds`` and ``form``: by default
+    what only the graph form can cut is left whole.
 
     ``schedule``, ``warmup`` and ``cooldown`` (shares of the training) give the ratio at each time; every ``interval``
     optimiser steps units are scored, and ``decay`` is the weight of the earlier scores in their moving average.
@@ -46,6 +48,9 @@ class PruneConfig:
     cooldown: float = 0.1
     interval: int = 10
     decay: float = 0.9
+    scope: Scope = "global"
+    skip_layers: tuple[int, ...] = ()
+    normalize: Normalize | None = "group"
     homogeneous: bool = False
     multiple_of: PerKind = 1
     min_units: PerKind = 1
@@ -66,15 +71,15 @@ class PruneConfig:
     save_steps: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("kinds", "lora_targets"):
+        for name in ("kinds", "lora_targets", "skip_layers"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
+            if isinstance(value, Iterable) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
         _check_types(self)
         if not 0 < self.ratio < 1:
             raise BudgetError(f"the ratio must lie between 0 and 1, not {self.ratio}: 0.5 removes half")
-        for name, choices in (("of", Of), ("variant", Variant), ("form", Form)):
-            if getattr(self, name) not in get_args(choices):
+        for name, choices in _CHOICES:
+            if getattr(self, name) not in get_args(choices) and (name, getattr(self, name)) != ("normalize", None):
                 allowed = ", ".join(get_args(choices))
                 raise TrainingError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
         schedule_by_name(self.schedule)
@@ -99,7 +104,7 @@ class PruneConfig:
 
     def selection(self) -> dict[str, Any]:
         """What :func:`graphprune.select` is told beside the ratio, at every step alike."""
-        names = ("of", "homogeneous", "multiple_of", "min_units", "kinds", "form")
+        names = ("of", "scope", "skip_layers", "normalize", "homogeneous", "multiple_of", "min_units", "kinds", "form")
         return {name: getattr(self, name) for name in names}
 
     def make_criterion(self) -> Criterion:
@@ -158,16 +163,22 @@ class PruneConfig:
         return None
 
 
+_CHOICES = (("of", Of), ("variant", Variant), ("form", Form), ("scope", Scope), ("normalize", Normalize))
+"""Settings that are one of some words."""
+
+
 def _check_types(config: PruneConfig) -> None:
     """Guard against settings of a wrong type, as a hand-written file may have them."""
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name in ("kinds", "lora_targets", "multiple_of", "min_units", "steps"):
+        if field.name in ("kinds", "lora_targets", "skip_layers", "normalize", "multiple_of", "min_units", "steps"):
             continue
         kind = type(field.default) if field.name != "ratio" else float
         accepted: tuple[type, ...] = (int, float) if field.name in _REAL else (kind,)
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise TrainingError(f"{field.name} must be of type {'float' if field.name in _REAL else kind.__name__}")
+    if not isinstance(config.skip_layers, tuple) or not all(type(each) is int for each in config.skip_layers):
+        raise TrainingError(f"skip_layers must be positions of layers, as in (0, 1, -1), not {config.skip_layers!r}")
     for name in ("multiple_of", "min_units"):
         value = getattr(config, name)
         numbers = list(value.values()) if isinstance(value, Mapping) else [value]
