@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..compact import CompactModel
+from ..distributed import is_sharded
 from ..errors import TrainingError
 from ..pipeline import trace
 from ..plan import PruningPlan
@@ -19,7 +20,7 @@ from ..traced import TracedModel
 from .checkpoint import restore_state, save_state
 from .config import PruneConfig
 from .pruner import Pruner
-from .wrapping import as_it_was_made
+from .wrapping import as_it_was_made, forget_parameters
 
 LABELS = ("labels", "label", "label_ids")
 
@@ -32,8 +33,10 @@ class LoRAPruneCallback(TrainerCallback):
         compact = callback.compact()
 
     What is pruned becomes zero during training and is cut out at the end. Units are scored where the optimiser steps,
-    with the gradients that it sees: accumulated ones, and clipped ones clipped. Each checkpoint of the Trainer holds
-    the state of pruning, and ``trainer.train(resume_from_checkpoint=…)`` goes on from it.
+    with the gradients that it sees: accumulated ones, averaged over processes, and clipped ones clipped. Each
+    checkpoint of the Trainer holds the state of pruning, and ``trainer.train(resume_from_checkpoint=…)`` goes on from
+    it. With FSDP (version 2) the callback must be among the Trainer's ``callbacks`` from the beginning: a sharded
+    model can't be traced any more.
 
     Args:
         ratio: the share to prune, of the parameters without adapters unless ``of`` says otherwise.
@@ -103,13 +106,26 @@ class LoRAPruneCallback(TrainerCallback):
 
         Raises:
             CaptureError: the model can't be traced.
-            TrainingError: the model has nothing to train, or no adapters.
+            TrainingError: the model has nothing to train, or no adapters, or is sharded already.
             BudgetError: the ratio can't be met.
         """
+        if any(is_sharded(parameter) for parameter in model.parameters()):
+            if self._pruner is None or self._pruner.traced.module is not model:
+                raise TrainingError(
+                    "the model is sharded already and can't be traced: give this callback to the Trainer when that is "
+                    "made, Trainer(callbacks=[…])"
+                )
+            forget_parameters(self._pruner.traced.graph)
+            self._pruner = Pruner(self._pruner.traced, self.config, total_steps)
+            return
         with as_it_was_made(model):
             example = self.example if self.example is not None else example_from(model, dataloader)
             traced = trace(model) if example is None else trace(model, example)
         self._pruner = Pruner(traced, self.config, total_steps)
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.fsdp:  # after this the Trainer shards the model; the number of steps is known only then
+            self.begin(kwargs["model"], 1, kwargs.get("train_dataloader"))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -1,11 +1,11 @@
-"""What accelerate puts around a model for training, and the model without it."""
+"""What accelerate does to a model for training: it wraps ``forward``, and shards the parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import fx, nn
 
 
 @contextmanager
@@ -22,3 +22,10 @@ def as_it_was_made(model: nn.Module) -> Iterator[None]:
     finally:
         if patched:
             attributes.update(patched)
+
+
+def forget_parameters(graph: fx.GraphModule) -> None:
+    """Leave nothing but the shapes of a graph's parameters, which sharding has replaced in the module."""
+    for module in graph.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            module.register_parameter(name, nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad))
