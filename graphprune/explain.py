@@ -16,7 +16,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -140,11 +140,11 @@ def _group(traced: TracedModel, group: PruningGroup) -> Explanation:
     if mark is None or mark.place is None or mark.cause is None:
         return Explanation(about + reason, tuple(listed))
     first = next(dim for dim in _dims(traced, group.members[0].parameter) if dim.dim == group.members[0].dim)
-    path = None if first.origin is None else _path(traced, group.atom, [first.origin], [mark.place])
-    if path is None:
+    calls = None if first.origin is None else _to_freeze(traced, group.atom, first.origin, mark.place, frozenset())
+    if calls is None:
         return Explanation(about + reason, tuple(listed))
-    end = f"{mark.reason}: {_step(mark.cause)}"
-    return Explanation(about + reason, tuple(listed), str(first), _steps(traced, path), end)
+    end = f"{mark.reason}: {mark.cause.name if mark.cause.op == 'placeholder' else _step(mark.cause)}"
+    return Explanation(about + reason, tuple(listed), str(first), tuple(map(_step, _each_once(calls))), end)
 
 
 def _parameter(traced: TracedModel, what: str, dims: Sequence[_Dim]) -> Explanation:
@@ -192,7 +192,8 @@ def _coupling(
     about = f"{names[0]} and {names[1]} are cut together{within}"
     if len(path) == 1:
         return Explanation(f"{about}: they are the same axis from the start")
-    return Explanation(about, (), str(start), _steps(traced, path), str(end))
+    steps = tuple(map(_step, _each_once(_calls(traced, path))))
+    return Explanation(about, (), str(start), steps, str(end))
 
 
 def _sides(traced: TracedModel, found: PruningGroup | list[_Dim]) -> Mapping[Atom, list[_Dim]]:
@@ -211,12 +212,8 @@ def _sides(traced: TracedModel, found: PruningGroup | list[_Dim]) -> Mapping[Ato
 
 def _path(traced: TracedModel, atom: Atom, starts: Sequence[int], ends: Sequence[int]) -> list[int] | None:
     """The shortest path between atoms over those that are, or have in them, one atom; None where there is none."""
-    solver, graph = traced.inference.solver, traced.dependency_graph
-
-    def has(node: int) -> bool:
-        return any(each == atom for each in atoms(solver.resolve(Atom(node, solver.sizes[node]))))
-
-    within = graph.subgraph([node for node in graph if has(node)])
+    graph = traced.dependency_graph
+    within = graph.subgraph([node for node in graph if _has(traced, node, atom)])
     targets = [end for end in ends if end in within]
     best: list[int] | None = None
     for start in starts:
@@ -229,15 +226,50 @@ def _path(traced: TracedModel, atom: Atom, starts: Sequence[int], ends: Sequence
     return best
 
 
-def _steps(traced: TracedModel, path: Sequence[int]) -> tuple[Step, ...]:
-    """The calls along a path, a call that makes several steps in a row once."""
+def _to_freeze(traced: TracedModel, atom: Atom, start: int, place: int, seen: frozenset[Atom]) -> list[fx.Node] | None:
+    """The calls from ``start``, which is or has ``atom``, to the place that was frozen, over other axes if need be."""
+    path = _path(traced, atom, [start], [place])
+    if path is not None:
+        return _calls(traced, path)
+    solver = traced.inference.solver
+    for spread in solver.spreads:
+        path = _path(traced, atom, [start], [spread.a]) if _has(traced, spread.a, atom) else None
+        if path is None:
+            continue
+        for other in set(_atoms_of(traced, spread.b)) - seen - {atom}:
+            mark = solver.frozen.get(other.id)
+            if mark is not None and mark.place == place:
+                rest = _to_freeze(traced, other, spread.b, place, seen | {atom})
+                if rest is not None:
+                    return [*_calls(traced, path), *([spread.cause] if spread.cause else []), *rest]
+    return None
+
+
+def _atoms_of(traced: TracedModel, node: int) -> Iterable[Atom]:
+    """What an atom has become."""
+    solver = traced.inference.solver
+    return atoms(solver.resolve(Atom(node, solver.sizes[node])))
+
+
+def _has(traced: TracedModel, node: int, atom: Atom) -> bool:
+    """Whether an atom is, or has in it, another one."""
+    return any(each == atom for each in _atoms_of(traced, node))
+
+
+def _calls(traced: TracedModel, path: Sequence[int]) -> list[fx.Node]:
+    """The call that makes each step of a path."""
     nodes: list[fx.Node] = []
     for a, b in pairwise(path):
         edges = traced.dependency_graph.get_edge_data(a, b).values()
         node = next((edge["node"] for edge in edges if edge["node"] is not None), None)
-        if node is not None and (not nodes or nodes[-1] is not node):
+        if node is not None:
             nodes.append(node)
-    return tuple(map(_step, nodes))
+    return nodes
+
+
+def _each_once(calls: Iterable[fx.Node]) -> list[fx.Node]:
+    """A call that makes several steps in a row once."""
+    return [node for node, _ in groupby(calls)]
 
 
 def _step(node: fx.Node) -> Step:

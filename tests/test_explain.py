@@ -14,7 +14,7 @@ import graphprune as gp
 from graphprune.cli import app
 from graphprune.errors import UnknownNameError
 from graphprune.traced import TracedModel
-from tests.models import tiny_llama, tokens
+from tests.models import tiny, tiny_llama, tokens
 
 from .tiny import save_tiny_llama
 
@@ -83,6 +83,46 @@ def test_paths_name_the_calls_where_axes_really_met() -> None:
 
     found = gp.trace(Chain(), torch.ones(2, 3)).explain("a.weight[0]", "c.weight[0]")
     assert [step.operator for step in found.steps] == ["add", "mul"]
+
+
+def test_a_freeze_that_went_over_from_another_axis() -> None:
+    """The heads meet pieces of the input, of which there is no common refinement."""
+
+    class Met(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.scale = nn.Linear(12, 12), nn.Buffer(torch.ones(3, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first, second = x.split([5, 7], 1)
+            heads = self.up(x).view(-1, 3, 4) * self.scale
+            return (heads.flatten(1) + torch.cat([first.relu(), second.tanh()], 1)).sum(1)  # type: ignore[no-any-return]
+
+    traced = gp.trace(Met(), torch.ones(2, 12))
+    heads = next(group for group in traced.groups if group.kind == "heads")
+    found = traced.explain(heads)
+    assert heads.frozen == "it is a dim of an input at x"
+    assert (found.start, found.end) == ("up.weight[0]", "it is a dim of an input: x")
+    assert [step.operator for step in found.steps] == ["reshape", "mul", "add", "split_with_sizes"]
+    assert all(re.fullmatch(r"\w+ \(test_explain\.py:\d+\)", step.place) for step in found.steps)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "t5"])
+def test_every_step_names_a_module_and_a_line(name: str) -> None:
+    model, inputs = tiny(name)
+    traced = gp.trace(model, kwargs=inputs)
+    modules = {path for path, _ in model.named_modules()}
+    steps = [step for group in traced.groups for step in traced.explain(group).steps]
+    for group in traced.groups:
+        first, last = group.members[0], group.members[-1]
+        found = traced.explain(f"{first.parameter}[{first.dim}]", f"{last.parameter}[{last.dim}]")
+        assert "cut together" in found.about
+        steps += found.steps
+    assert len(steps) > 10
+    for step in steps:
+        place = re.fullmatch(r"([\w.]+) \(\w+\.py:\d+\)", step.place)
+        assert place is not None, step
+        assert place[1] in modules
 
 
 def test_parameters_that_nothing_uses() -> None:

@@ -1,8 +1,8 @@
 """Unification of axes: what two dims that meet in an operator must have in common.
 
 The solver knows nothing of tensors or operators. It holds the bindings of atoms to finer axes, the atoms that are
-frozen, the ones that a normalisation takes statistics over, and a log of every coupling with its cause, from which
-groups and explanations are built.
+frozen, the ones that a normalisation takes statistics over, and a log of every coupling and of every freeze that went
+from axis to axis, with its cause, from which groups and explanations are built.
 
 The work of :meth:`Solver.unify` is linear in the number of parts of the two axes. A sum may have at most
 :data:`MAX_TERMS` terms, and a piece may be cut again at most :data:`MAX_DEPTH` times: an axis that the graph cuts into
@@ -42,6 +42,15 @@ class Freeze(Generic[Cause]):
     place: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Spread(Generic[Cause]):
+    """Atom ``a`` was frozen since it met ``b``, which is frozen and is not the same axis."""
+
+    a: int
+    b: int
+    cause: Cause | None
+
+
 @dataclass
 class Solver(Generic[Cause]):
     """State of one inference. ``Cause`` is whatever the caller wants to find on couplings: here, fx nodes."""
@@ -50,6 +59,7 @@ class Solver(Generic[Cause]):
     depths: list[int] = field(default_factory=list)
     bindings: dict[int, Axis] = field(default_factory=dict)
     couplings: list[Coupling[Cause]] = field(default_factory=list)
+    spreads: list[Spread[Cause]] = field(default_factory=list)
     frozen: dict[int, Freeze[Cause]] = field(default_factory=dict)
     statistics: dict[int, Freeze[Cause]] = field(default_factory=dict)
 
@@ -133,8 +143,7 @@ class Solver(Generic[Cause]):
         pieces = [self.fresh(size) if size else concat() for size in sizes]
         axis = self.resolve(axis)
         if self.is_frozen(axis):
-            for piece in pieces:
-                self.freeze(piece, "it is a piece of an axis that is frozen", cause)
+            self._freeze_both(axis, concat(*pieces), "it is a piece of an axis that is frozen", cause)
         else:
             self.unify(axis, concat(*pieces), cause)
         return [self.resolve(piece) for piece in pieces]
@@ -143,10 +152,15 @@ class Solver(Generic[Cause]):
         return max((self.depths[atom.id] for atom in atoms(axis)), default=0)
 
     def _freeze_both(self, a: Axis, b: Axis, reason: str, cause: Cause | None) -> None:
+        """Freeze all of ``a`` and ``b``: for the reason of the other where that is frozen, else for ``reason``."""
         for axis, other in ((a, b), (b, a)):
-            first = next((self.frozen[atom.id] for atom in atoms(other) if atom.id in self.frozen), None)
-            mark = first or Freeze(reason, cause)
-            self._mark(self.frozen, axis, mark)
+            first = next((atom.id for atom in atoms(other) if atom.id in self.frozen), None)
+            if first is None:
+                self._mark(self.frozen, axis, Freeze(reason, cause))
+                continue
+            met = {atom.id for atom in atoms(axis)} - self.frozen.keys()
+            self.spreads.extend(Spread(atom, first, cause) for atom in sorted(met))
+            self._mark(self.frozen, axis, self.frozen[first])
 
     def _bind(self, atom: Atom, axis: Axis, cause: Cause | None, ends: tuple[int, int] | None = None) -> None:
         """Replace ``atom`` by ``axis`` everywhere; its marks go over to what it is made of."""
