@@ -18,7 +18,7 @@ import graphprune as gp
 from graphprune.cli import app
 from graphprune.cli.console import TuningProgress
 
-from .tiny import save_tiny_llama
+from .tiny import save_adapter, save_tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +259,23 @@ def test_adapters_can_be_kept(model: Path, text: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert (output / "adapter" / "adapter_model.safetensors").is_file()
     assert any("lora_A" in name for name, _ in gp.load(output).named_parameters())
+
+
+def test_an_adapter_is_pruned_with_its_model(model: Path, text: Path, tmp_path: Path) -> None:
+    adapter, output = save_adapter(tmp_path / "adapter", model), tmp_path / "out"
+    assert run("inspect", adapter).stdout.startswith("PeftModelForCausalLM: 27,")
+    options = prune_options(text, "--keep-adapters", "--learning-rate", 1e-12)
+    result = run("prune", adapter, "--ratio", 0.2, "-o", output, *options)
+    assert result.exit_code == 0, result.output
+    assert f"{output / 'adapter'}: its adapter, to put on it with PeftModel.from_pretrained" in result.stdout
+    name = "base_model.model.model.layers.0.mlp.gate_proj.lora_A.weight"
+    before, after = (load_file(path / "adapter_model.safetensors")[name] for path in (adapter, output / "adapter"))
+    torch.testing.assert_close(before, after)
+    measured = run("eval", adapter, output, output / "adapter", "--text", text, "--window", 16, "--windows", 2)
+    assert measured.exit_code == 0, measured.output
+    dense, compact, again = (line.split() for line in measured.stdout.splitlines()[5:])
+    assert dense[1] == "27.55"
+    assert compact[4] == again[4] != dense[3]  # the perplexity
 
 
 def test_ctrl_c_and_resume(model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,21 @@ def save_tiny_llama(path: Path, **changes: Any) -> Path:
     return path
 
 
+def save_adapter(path: Path, base: Path, **changes: Any) -> Path:
+    """LoRA of rank 4 on all projections of a model in a directory, with factors that matter, as peft saves it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    torch.manual_seed(1)
+    model: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**{**settings, **changes}))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(path)
+    return path
+
+
 def save_byte_tokenizer(path: Path) -> None:
     """A token for each byte, and one for the end of a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

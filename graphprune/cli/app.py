@@ -139,6 +139,12 @@ Text = Annotated[
     ),
 ]
 Window = Annotated[int, typer.Option(metavar="TOKENS", help="Tokens in a window of text.")]
+Adapted = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model directory, a name on the Hugging Face hub, or the directory of an adapter."
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to write; must be new.")]
 
 
@@ -168,10 +174,14 @@ def demo(
 
 @app.command(short_help="Prune a model while it is fine-tuned.")
 def prune(
-    model: Model,
+    model: Adapted,
     ratio: Annotated[float, typer.Option(metavar="R", help="The share to remove: 0.2 removes a fifth.")],
     output: Output,
     text: Text = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="An adapter that peft wrote, to be trained on in place of a new one."),
+    ] = None,
     criterion: Annotated[CriterionName, typer.Option(help="How units are scored.")] = CriterionName.lora,
     variant: Annotated[
         Variant, typer.Option(help="The lora criterion as in the paper, or in its code.")
@@ -228,12 +238,12 @@ def prune(
         seed=seed,
         save_steps=save_steps,
     )
-    run(model, output, config, text=text, tune=tune, merge=merge, resume=resume)
+    run(model, output, config, text=text, adapter=adapter, tune=tune, merge=merge, resume=resume)
 
 
 @app.command(short_help="Show the pruning groups of a model.")
 def inspect(
-    model: Model,
+    model: Adapted,
     json: Annotated[bool, typer.Option("--json", help="Print the form for machines, members included.")] = False,
     every: Annotated[bool, typer.Option("--all", help="A row for each group, not for each family of them.")] = False,
     lora: Annotated[

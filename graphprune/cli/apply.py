@@ -62,7 +62,7 @@ def save_and_tell(compact: CompactModel, output: Path, tokenizer: Any, *, of_pru
 
     ``of_prunable`` is the share that is gone of the parameters that could go.
     """
-    from ..export.directory import save
+    from ..export.directory import ADAPTER, save
 
     with stage(f"save to {output}"):
         saved = save(compact, output, tokenizer)
@@ -72,6 +72,8 @@ def save_and_tell(compact: CompactModel, output: Path, tokenizer: Any, *, of_pru
     )
     if saved.form == "transformers":
         show(f"{output}: load it with AutoModelForCausalLM.from_pretrained({str(output)!r})")
+        if (output / ADAPTER).is_dir():
+            show(f"{output / ADAPTER}: its adapter, to put on it with PeftModel.from_pretrained")
     else:
         show(f"{output}: load it with graphprune.load({str(output)!r}); transformers alone can't: {saved.reason}")
 

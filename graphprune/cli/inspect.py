@@ -95,7 +95,7 @@ def trace_on_meta(model: str, *, lora: bool = False, batch: int = 2, length: int
 
 
 def model_on_meta(model: str, *, lora: bool = False) -> Any:
-    """The module of a directory or a name on the hub, on the meta device unless ``gp.save`` wrote it.
+    """The module of a directory or a name on the hub, on the meta device unless ``gp.save`` wrote it as layers.
 
     Raises:
         SourceError: there is no such model, or it can't be made.
@@ -104,10 +104,13 @@ def model_on_meta(model: str, *, lora: bool = False) -> Any:
     import transformers
 
     from ..export.directory import ADAPTER, load
+    from ..sources.adapter import find_base, is_adapter, put_on
     from ..sources.model import find_model
     from .models import is_compact
 
     path = Path(model).expanduser()
+    if is_adapter(path):
+        return put_on(model_on_meta(str(find_base(path, weights=False))), path)
     if is_compact(path) and (not (path / "config.json").is_file() or (path / ADAPTER).is_dir()):
         return _adapted(load(path), lora)  # layers of different sizes, or adapters: config.json does not tell
     directory = find_model(model, weights=False)

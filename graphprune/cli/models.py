@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import FileFormatError, SourceError
 from ..export.directory import ABOUT, load
+from ..sources.adapter import find_base, is_adapter, put_on, tokenizer_place
 from ..sources.model import find_model, load_weights, tokenizer_in
 
 
@@ -38,7 +39,7 @@ def is_compact(directory: Path) -> bool:
 
 
 def open_model(name: str) -> Opened:
-    """The model in a directory, of a name on the hub, or in an ONNX file.
+    """The model in a directory, of a name on the hub, or in an ONNX file; of an adapter with the model that it is for.
 
     Raises:
         SourceError: there is no such model.
@@ -48,17 +49,21 @@ def open_model(name: str) -> Opened:
     if path.suffix == ".onnx" and not path.is_dir():
         return open_onnx(path)
     if path.is_dir() and is_compact(path):
-        directory, module = path, load(path)
+        directory, module, stored = path, load(path), [path]
+    elif is_adapter(path):
+        base = find_base(path)
+        directory, module, stored = tokenizer_place(path, base), put_on(load_weights(base), path), [path, base]
     else:
         directory = find_model(name)
-        module = load_weights(directory)
+        module, stored = load_weights(directory), [directory]
+    weights = {file for each in stored for file in each.rglob("*.safetensors")}
     return Opened(
         name=Path(name).name or name,
         directory=directory,
         forward=module,
         module=module,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
-        file_size=sum(file.stat().st_size for file in directory.rglob("*.safetensors")),
+        file_size=sum(file.stat().st_size for file in weights),
     )
 
 

@@ -29,13 +29,15 @@ def prune(
     config: PruneConfig,
     *,
     text: str | None = None,
+    adapter: Path | None = None,
     tune: bool = True,
     merge: bool = True,
     resume: bool = False,
 ) -> None:
     """Prune the model in a directory or of a name on the hub, and save the compact model to a new directory.
 
-    Checkpoints lie in ``output`` with ``.run`` at its end, which is removed once the model is saved.
+    ``adapter`` is put on the model and trained on, in place of a new one; without it ``model`` may be an adapter, which
+    names its model. Checkpoints lie in ``output`` with ``.run`` at its end, which is removed once the model is saved.
 
     Raises:
         OutputExistsError: ``output`` exists, or an earlier run that would have to be resumed.
@@ -49,13 +51,19 @@ def prune(
 
     from ..pipeline import rewrite
     from ..selection import removed_share
+    from ..sources.adapter import is_adapter, load_adapted
     from ..sources.model import load_model
     from ..sources.text import load_text, windows
     from ..training.oneshot import plan_at_once
 
     split = load_text(text)
-    with stage(f"load {model}"):
-        module, tokenizer = load_model(model)
+    with stage(f"load {model}" + ("" if adapter is None else f" and the adapter {adapter}")):
+        if adapter is not None:
+            module, tokenizer = load_adapted(adapter, model)
+        elif is_adapter(model):
+            module, tokenizer = load_adapted(model)
+        else:
+            module, tokenizer = load_model(model)
     ids = windows(tokenizer, split.train, config.window)
     if tune:
         traced, plan = tune_and_plan(module, tokenizer, ids, config, run_directory, resume=resume)
@@ -65,6 +73,8 @@ def prune(
     with stage("rewrite and verify"):
         compact = rewrite(traced, plan, adapters="merge" if merge else "keep")
         about = {**compact.plan.about, "source": model, "text": split.name, "tuned": tune, "settings": asdict(config)}
+        if adapter is not None:
+            about["adapter"] = str(adapter)
         compact = replace(compact, plan=replace(compact.plan, about=about))
     save_and_tell(compact, output, tokenizer, of_prunable=removed_share(traced, plan, of="prunable"))
     if tune:

@@ -206,6 +206,8 @@ class _Writer:
             file = (directory if name == "default" else directory / name) / "adapter_config.json"
             config = json.loads(file.read_text(encoding="utf-8"))
             config["base_model_name_or_path"] = str(self.target)
+            if isinstance(config.get("init_lora_weights"), str):
+                config["init_lora_weights"] = True  # PiSSA and its kin changed the base, which is saved as it is now
             ranks, alphas = _new_ranks(model, name, rank_stabilised=bool(config.get("use_rslora")))
             if ranks:
                 config["rank_pattern"], config["alpha_pattern"] = ranks, alphas
