@@ -96,6 +96,14 @@ class Constraints:
                 raise BudgetError(f"only={glob!r} leaves nothing to be cut: {self._why_not(there, groups, owners)}")
         return chosen
 
+    def pointed_at(self, traced: TracedModel, groups: Iterable[PruningGroup]) -> dict[str, list[PruningGroup]]:
+        """Of some groups, those that have a part where each glob of ``only`` points to."""
+        owners = [(group, _owners(traced, group)) for group in groups]
+        return {
+            glob: [group for group, rows in owners if any(_inside(paths, [glob]) for paths in rows)]
+            for glob in _globs(self.only)
+        }
+
     def _outside(self, owners: Sequence[Sequence[str]]) -> str | None:
         """Why ``only`` and ``ignore`` rule a group out; None if they do not."""
         only, ignore = _globs(self.only), _globs(self.ignore)
