@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from .adapters import merge_adapters
 from .compact import CompactModel
-from .errors import CaptureError, GraphPruneError, VerificationError
+from .errors import CaptureError, GraphPruneError, RewriteError, VerificationError
 from .origin import origin_of
 from .passes.adopt_graph import adopt_graph, is_captured, module_of, plain
 from .passes.build_groups import build_groups, dependency_graph
@@ -109,13 +109,15 @@ def rewrite(
 
     Raises:
         PlanError: the plan is for another model, or can't be carried over to the merged one.
-        RewriteError: the adapters can't be merged, or a statistic can't be made to count zeros that are gone.
+        RewriteError: the adapters can't be merged, a statistic can't be made to count zeros that are gone, or the model
+            was cut since it was traced.
         VerificationError: the graph form does not compute what the masked original computes.
     """
     if adapters == "merge":
         traced, plan = merge_adapters(traced, plan)
     program, inference = traced.program, traced.inference
     keep = plan.keep(traced)
+    _check_whole(program)
     clock = [time.perf_counter()]
     masks = parameter_masks(inference, keep)
     tensors: dict[str, Tensor] = {}
@@ -168,3 +170,12 @@ def rewrite(
         traced.parameter_count,
         origin_of(program, module),
     )
+
+
+def _check_whole(program: Program) -> None:
+    for name, info in program.table.items():
+        if tuple(program.tensor(name).shape) != info.shape:
+            raise RewriteError(
+                f"{name} has another shape than when the model was traced: trace it again, or call compact() of what "
+                "cut it while it was trained"
+            )

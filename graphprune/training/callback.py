@@ -118,6 +118,8 @@ class LoRAPruneCallback(TrainerCallback):
             forget_parameters(self._pruner.traced.graph)
             self._pruner = Pruner(self._pruner.traced, self.config, total_steps)
             return
+        if self._pruner is not None and self._pruner.compaction is not None:
+            self._pruner.compaction.release()  # of an earlier training
         with as_it_was_made(model):
             example = self.example if self.example is not None else example_from(model, dataloader)
             traced = trace(model) if example is None else trace(model, example)
@@ -132,7 +134,8 @@ class LoRAPruneCallback(TrainerCallback):
     ) -> None:
         self.begin(kwargs["model"], state.max_steps, kwargs.get("train_dataloader"))
         if state.global_step > 0:
-            restore_state(self.pruner, Path(self.resume_from or checkpoint_of(args, state)))
+            checkpoint = Path(self.resume_from or checkpoint_of(args, state))
+            restore_state(self.pruner, checkpoint, kwargs.get("optimizer"))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -144,6 +147,9 @@ class LoRAPruneCallback(TrainerCallback):
     ) -> None:
         self.pruner.zero_trained()
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.pruner.cut_if_due(kwargs.get("optimizer"))
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             save_state(self.pruner, checkpoint_of(args, state))
@@ -153,6 +159,8 @@ class LoRAPruneCallback(TrainerCallback):
     ) -> None:
         # load_best_model_at_end brings back adapters from before some of the cuts
         self.pruner.zero_trained()
+        if self.pruner.compaction is not None:
+            self.pruner.compaction.release()
 
 
 def checkpoint_of(args: TrainingArguments, state: TrainerState) -> Path:

@@ -5,6 +5,7 @@
     checkpoint-40/graphprune/config.json           the settings of the run
                              plan.json             what is kept so far
                              scores.safetensors    the moving average of the scores, by group
+                             cut.json              what is left of a model that is cut while it is trained
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -43,13 +45,17 @@ def save_state(pruner: Pruner, checkpoint: Path) -> None:
     with new_directory(target) as directory:
         (directory / "config.json").write_text(pruner.config.to_json(), encoding="utf-8")
         pruner.plan.save(directory / "plan.json")
+        if pruner.compaction is not None and pruner.compaction.reports:
+            pruner.compaction.plan.save(directory / "cut.json")
         if pruner.scores is not None:
             tensors = {name: value.contiguous() for name, value in pruner.scores.items()}
             save_file(tensors, directory / "scores.safetensors", metadata={"criterion": pruner.scores.criterion})
 
 
-def restore_state(pruner: Pruner, checkpoint: Path) -> None:
+def restore_state(pruner: Pruner, checkpoint: Path, optimizer: Any = None) -> None:
     """Bring a pruner to the state that a checkpoint holds, and the model of it to the zeros that belong to it.
+
+    A model that was cut by then is cut again, with its optimiser, where the settings of the pruner say that it may be.
 
     Raises:
         TrainingError: there is no such state, or it is of a run with other settings.
@@ -65,6 +71,8 @@ def restore_state(pruner: Pruner, checkpoint: Path) -> None:
     check_same_settings(read_config(directory / "config.json"), pruner.config, checkpoint)
     plan = PruningPlan.load(directory / "plan.json")
     pruner.restore(plan, _read_scores(directory / "scores.safetensors"))
+    if (directory / "cut.json").exists():
+        pruner.cut(PruningPlan.load(directory / "cut.json"), optimizer)
 
 
 def check_same_settings(earlier: PruneConfig, now: PruneConfig, where: Path) -> None:

@@ -29,6 +29,9 @@ class PruneConfig:
     ``schedule``, ``warmup`` and ``cooldown`` (shares of the training) give the ratio at each time; every ``interval``
     optimiser steps units are scored, and ``decay`` is the weight of the earlier scores in their moving average.
 
+    ``compaction`` cuts the model while it is trained: each time that the pruned share has grown by so much since the
+    last cut, and when pruning ends. None masks to the end, as the paper does (see docs/compaction.md).
+
     The rest is for :func:`graphprune.training.finetune.prune_while_tuning`, which makes adapters and a Trainer; with
     the callback these are the user's own. ``steps`` counts optimiser steps and replaces ``epochs``; ``window`` is the
     length in tokens of what the text is cut into; ``save_steps`` is how often there is a checkpoint.
@@ -56,6 +59,7 @@ class PruneConfig:
     min_units: PerKind = 1
     kinds: tuple[str, ...] | None = None
     form: Form = "module"
+    compaction: float | None = None
 
     lora_rank: int = 8
     lora_alpha: int = 16
@@ -84,6 +88,7 @@ class PruneConfig:
                 raise TrainingError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
         schedule_by_name(self.schedule)
         self.make_criterion()
+        _check_compaction(self)
         if self.warmup < 0 or self.cooldown < 0 or self.warmup + self.cooldown >= 1:
             raise TrainingError(
                 f"warmup ({self.warmup}) and cooldown ({self.cooldown}) are shares of the training: they must not be "
@@ -158,7 +163,7 @@ class PruneConfig:
         """The first setting that would make another result, as ``ratio=0.2 and not 0.5``; None where there is none."""
         for field in fields(self):
             mine, others = getattr(self, field.name), getattr(other, field.name)
-            if mine != others and field.name != "save_steps":
+            if mine != others and field.name not in _WITHOUT_EFFECT:
                 return f"{field.name}={mine!r} and not {others!r}"
         return None
 
@@ -172,6 +177,8 @@ def _check_types(config: PruneConfig) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name in ("kinds", "lora_targets", "skip_layers", "normalize", "multiple_of", "min_units", "steps"):
+            continue
+        if value is None and field.default is None:
             continue
         kind = type(field.default) if field.name != "ratio" else float
         accepted: tuple[type, ...] = (int, float) if field.name in _REAL else (kind,)
@@ -188,4 +195,25 @@ def _check_types(config: PruneConfig) -> None:
         raise TrainingError("steps must be of type int")
 
 
-_REAL = {"ratio", "warmup", "cooldown", "decay", "lora_dropout", "learning_rate", "epochs"}
+def _check_compaction(config: PruneConfig) -> None:
+    """Guard against settings that leave nothing to be cut in the model that is trained, or to compare the cut with."""
+    if config.compaction is None:
+        return
+    if not 0 <= config.compaction < 1:
+        raise TrainingError(f"compaction must be at least 0 and less than 1, not {config.compaction}")
+    if config.form != "module":
+        raise TrainingError(
+            f"compaction cuts the module that is trained, and form={config.form!r} allows what no module form has: "
+            "use form='module', or compaction=None"
+        )
+    if "statistics" in (config.kinds or ()):
+        raise TrainingError(
+            "compaction cuts what the masked model computes alike, and norms over a width that is cut count what is "
+            "kept: leave 'statistics' out of kinds, or use compaction=None"
+        )
+
+
+_REAL = {"ratio", "warmup", "cooldown", "decay", "compaction", "lora_dropout", "learning_rate", "epochs"}
+
+_WITHOUT_EFFECT = {"save_steps", "compaction"}
+"""Settings that change what a run costs, and not, but for rounding, what comes out."""

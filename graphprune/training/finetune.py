@@ -38,6 +38,7 @@ from transformers import (
 )
 
 from ..adapters import adapter_layers
+from ..compact import CompactModel
 from ..errors import (
     DiskFullError,
     FileFormatError,
@@ -47,6 +48,7 @@ from ..errors import (
     TrainingInterrupted,
 )
 from ..files import is_disk_full, new_directory
+from ..pipeline import rewrite
 from ..plan import PruningPlan
 from ..program import fingerprint, parameter_table
 from ..quiet import quietly
@@ -61,6 +63,7 @@ from .checkpoint import (
     remove_incomplete,
     restore_state,
 )
+from .compaction import Compaction
 from .config import PruneConfig
 
 CHECKPOINTS_KEPT = 2
@@ -83,13 +86,26 @@ class TuneProgress:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a run gives: the tuned model with zeros for what is pruned, and the plan to cut it with ``gp.rewrite``."""
+    """What a run gives: the tuned model with zeros for what is pruned, or cut already, and the plan of what is kept."""
 
     traced: TracedModel
     plan: PruningPlan
     scores: Scores | None
     losses: tuple[float, ...]
     """The loss of each step, those before an interruption included."""
+
+    compaction: Compaction | None = None
+    """The cuts that were made on the way, where the settings ask for them."""
+
+    def compact(self, **options: Any) -> CompactModel:
+        """The compact model, verified; ``options`` are those of :func:`graphprune.rewrite`.
+
+        Raises:
+            GraphPruneError: whatever :func:`graphprune.rewrite` raises.
+        """
+        if self.compaction is not None and self.compaction.reports:
+            return self.compaction.result(self.plan, **options)
+        return rewrite(self.traced, self.plan, **options)
 
 
 def prune_while_tuning(
@@ -147,7 +163,7 @@ def prune_while_tuning(
         if interrupt.requested:
             raise TrainingInterrupted(_interrupted(run_directory, trainer.state))
     losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
-    return TuneResult(callback.traced, callback.plan, callback.scores, losses)
+    return TuneResult(callback.traced, callback.plan, callback.scores, losses, callback.pruner.compaction)
 
 
 def with_adapters(model: nn.Module, config: PruneConfig) -> nn.Module:

@@ -21,7 +21,7 @@ from ..compact import CompactModel
 from ..distributed import in_every_process, is_sharded, mean_of_processes, own_part
 from ..errors import TrainingError
 from ..matrices import matrices
-from ..passes.slice_parameters import DimMasks
+from ..passes.slice_parameters import DimMasks, masks_within
 from ..pipeline import rewrite
 from ..plan import PruningPlan
 from ..schedule import ROUNDING, schedule_by_name
@@ -29,6 +29,7 @@ from ..scores import Scores
 from ..scoring import score_units
 from ..selection import removed_share, select
 from ..traced import TracedModel
+from .compaction import Compaction, check_optimizer
 from .config import PruneConfig
 from .masking import Slice, masks_of, removed_slices, zero
 from .wrapping import as_it_was_made
@@ -43,6 +44,7 @@ class Pruner:
             with pruner.step(number):
                 optimizer.step()
             optimizer.zero_grad()
+            pruner.cut_if_due(optimizer)  # with PruneConfig(compaction=…)
         compact = pruner.compact()
 
     Where several processes train the model together, each has a pruner and does the same with it: scores are averaged
@@ -69,6 +71,8 @@ class Pruner:
         """The share that is pruned so far, in the unit of the budget."""
         self._masks: dict[str, DimMasks] = {}
         self._trained: list[Slice] = []
+        self.compaction = None if config.compaction is None else Compaction(traced)
+        self._cut_at = 0.0
         self._check()
 
     @property
@@ -133,7 +137,7 @@ class Pruner:
         Raises:
             ScoreError: scores are not finite, or can't be made.
         """
-        own = score_units(self.traced, self.criterion)
+        own = score_units(self.traced, self.criterion, there=self._there)
         newer = Scores(own.criterion, mean_of_processes(own.by_group, self._device))
         self.scores = newer if self.scores is None else self.scores.moving_average(newer, self.config.decay)
         ratio = self.target(step)
@@ -169,7 +173,41 @@ class Pruner:
                 "sharded, and cut that with gp.rewrite(gp.trace(model), pruner.plan)"
             )
         with as_it_was_made(self.traced.module):
+            if self.compaction is not None and self.compaction.reports:
+                return self.compaction.result(self.plan, **options)
             return rewrite(self.traced, self.plan, **options)
+
+    def is_cut_due(self) -> bool:
+        """Whether so much was pruned since the last cut that the model is to be cut, or pruning has ended."""
+        if self.compaction is None or not self.plan.groups:
+            return False
+        grown = self.removed - self._cut_at
+        ended = self.plan.about.get("step", 0) >= self.last_step
+        return grown > 0 if ended else grown >= max(self.config.compaction or 0, ROUNDING)
+
+    def cut_if_due(self, optimizer: Any = None) -> None:
+        """After a step: cut the model if the settings say so, in place (see :mod:`graphprune.training.compaction`).
+
+        Args:
+            optimizer: the optimiser, whose tensors are cut with those of the model.
+
+        Raises:
+            TrainingError: the optimiser has a state that can't be cut, or the model can't be copied.
+            VerificationError: the cut model does not compute what the masked one computes.
+        """
+        if self.compaction is not None and optimizer is not None:
+            check_optimizer(optimizer)  # at the first step, and not only at the first cut
+        if self.is_cut_due():
+            self.cut(self.plan, optimizer)
+
+    def cut(self, plan: PruningPlan, optimizer: Any = None) -> None:
+        """Cut the model to a plan, the one so far or an earlier one that a checkpoint holds; see :meth:`cut_if_due`."""
+        if self.compaction is None:
+            return
+        with as_it_was_made(self.traced.module):
+            self.compaction.cut(plan, optimizer)
+        self._cut_at = self._removed_by(plan)
+        self._find_trained()
 
     @property
     def _device(self) -> torch.device:
@@ -181,12 +219,22 @@ class Pruner:
         return replace(plan, about={**plan.about, "step": step, "steps": self.total_steps})
 
     def _apply(self, plan: PruningPlan) -> None:
-        masks = masks_of(self.traced, plan)
-        self._trained = removed_slices(self.traced, masks, {}, trainable=True)
-        zero(removed_slices(self.traced, masks, self._masks, trainable=False))
-        zero(self._trained)
+        masks, before = masks_of(self.traced, plan), masks_within(self._masks, self._there)
+        zero(removed_slices(self.traced, masks_within(masks, self._there), before, trainable=False))
         self.plan, self._masks = plan, masks
-        self.removed = removed_share(self.traced, plan, of=self.config.of, kinds=self.config.kinds)
+        self._find_trained()
+        zero(self._trained)
+        self.removed = self._removed_by(plan)
+
+    def _find_trained(self) -> None:
+        self._trained = removed_slices(self.traced, masks_within(self._masks, self._there), {}, trainable=True)
+
+    def _removed_by(self, plan: PruningPlan) -> float:
+        return removed_share(self.traced, plan, of=self.config.of, kinds=self.config.kinds)
+
+    @property
+    def _there(self) -> dict[str, DimMasks]:
+        return {} if self.compaction is None else self.compaction.there
 
     def _check(self) -> None:
         """Find before the first step, and not in the middle, what can't work."""

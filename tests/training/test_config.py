@@ -11,7 +11,12 @@ from graphprune.training.config import PruneConfig
 
 def test_json_gives_the_same_settings_back() -> None:
     config = PruneConfig(
-        ratio=0.3, kinds=("channels",), multiple_of={"channels": 8}, steps=7, lora_targets=("q_proj", "v_proj")
+        ratio=0.3,
+        kinds=("channels",),
+        multiple_of={"channels": 8},
+        steps=7,
+        compaction=0.1,
+        lora_targets=("q_proj", "v_proj"),
     )
     assert PruneConfig.from_json(config.to_json()) == config
     assert PruneConfig.from_json('{"ratio": 0.5}') == PruneConfig(ratio=0.5)
@@ -30,6 +35,18 @@ def test_json_gives_the_same_settings_back() -> None:
         ({"homogeneous": 1}, "homogeneous must be of type bool"),
         ({"min_units": 0}, "min_units must be a number of units, or one for each kind of group, not 0"),
         ({"window": 1}, "a window of 1 tokens predicts nothing: it must have at least 2"),
+        ({"compaction": 1}, "compaction must be at least 0 and less than 1, not 1"),
+        ({"compaction": True}, "compaction must be of type float"),
+        (
+            {"compaction": 0.1, "form": "graph"},
+            "compaction cuts the module that is trained, and form='graph' allows what no module form has: use "
+            "form='module', or compaction=None",
+        ),
+        (
+            {"compaction": 0.1, "kinds": ("channels", "statistics")},
+            "compaction cuts what the masked model computes alike, and norms over a width that is cut count what is "
+            "kept: leave 'statistics' out of kinds, or use compaction=None",
+        ),
         (
             {"warmup": 0.5, "cooldown": 0.5},
             "warmup (0.5) and cooldown (0.5) are shares of the training: they must not be negative, and must leave "
@@ -65,5 +82,5 @@ def test_settings_that_are_no_json() -> None:
 
 def test_difference_names_the_first_setting_that_matters() -> None:
     config = PruneConfig(ratio=0.5)
-    assert config.difference(replace(config, save_steps=3)) is None
+    assert config.difference(replace(config, save_steps=3, compaction=0.1)) is None
     assert config.difference(replace(config, ratio=0.2, seed=1)) == "ratio=0.5 and not 0.2"
