@@ -26,7 +26,7 @@ from ..axes import Axis, Solver
 from ..errors import CaptureError
 from ..program import Inference, ParameterInfo, Program, fetch
 from ..rules import Call, Dims, Result, axis_rules, control_rules
-from ..rules.registry import bound_arguments, operator_name, shape_of
+from ..rules.registry import DATA_SIZED, bound_arguments, operator_name, shape_of
 
 
 def infer_axes(program: Program) -> Inference:
@@ -152,14 +152,22 @@ class _Walk:
             if not call.tensors():
                 return call.fixed_outputs(f"there is no axis rule for {node.target}") if "val" in node.meta else None
             return call.opaque(f"there is no axis rule for {node.target}; add one with @gp.rule")
-        result = rule(call)
-        _check_sizes(node, result)
+        try:
+            result = rule(call)
+            _check_sizes(node, result)
+        except (ValueError, TypeError, LookupError, AssertionError):
+            # only that two sizes which depend on data are the same can't always be seen from their expressions
+            if not call.data_sized:
+                raise
+            return call.opaque(DATA_SIZED)
         return result
 
 
 def _check_sizes(node: fx.Node, result: Result) -> None:
     """A rule whose axes do not have the sizes of the tensor is a defect: stop before it does harm."""
-    value = node.meta["val"]
+    value = node.meta.get("val")
+    if value is None:
+        return  # a call that only checks something
     pairs = zip(result, value, strict=True) if isinstance(result, tuple) else [(result, value)]
     for dims, tensor in pairs:
         shape = shape_of(tensor)

@@ -44,19 +44,14 @@ BELOW: dict[str, str] = {
     "longformer": CAPTURE,
     "led": CAPTURE,
     "vilt": CAPTURE,
-    "rwkv": "the width of its feed-forward could be cut; its loop writes states into a tensor in place, and the rule "
-    "for that is missing.",
     "convnextv2": "the width of its MLPs could be cut; its response norm takes a mean over that width, so this is "
     "another function (`kinds=['statistics']`).",
     "bit": "the width of its bottlenecks could be cut; it standardises its weights, and its group norms then see other "
     "values.",
     "data2vec_audio": "the channels of its feature extractor could be cut; a norm with a bias takes its statistic over "
     "them.",
-    "shufflenet": "the channels within each group could be cut alike before and after the shuffle; the two ways of "
-    "counting them, 4 × 6 and 6 × 4, have no common refinement.",
     "diffusion_unet": "the skip connection could be cut with its group norm; its groups run across the place where two "
     "tensors are concatenated.",
-    "mobilevitv2": "the width of its unfolded blocks could be cut; a rule for im2col is missing.",
     "gmlp": "its channels could be cut; the norm in its gate takes a statistic over them (`kinds=['statistics']`).",
 }
 """Rows that are pruned less than a person would prune them by hand, with what that person would do."""

@@ -11,6 +11,7 @@ more pieces is frozen, so the whole inference is linear in the graph however lon
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -174,13 +175,12 @@ class Solver(Generic[Cause]):
         self.bindings[atom.id] = axis
 
     def _align_factors(self, left: list[Axis], right: list[Axis], cause: Cause | None) -> None:
-        """Unify two products from the innermost factor outwards, splitting the larger factor where it divides."""
+        """Unify two products from the innermost factor outwards, splitting factors by their common divisor.
+
+        Where they have none, the same is done from the outermost factor inwards, and what is left between is frozen.
+        """
         while left and right:
-            a, b = self.resolve(left.pop()), self.resolve(right.pop())
-            # a factor may have been refined meanwhile: take its innermost factor only
-            left.extend(factors_of(a)[:-1])
-            right.extend(factors_of(b)[:-1])
-            a, b = factors_of(a)[-1], factors_of(b)[-1]
+            a, b = self._innermost(left), self._innermost(right)
             if a.size < b.size:
                 a, b, left, right = b, a, right, left
             if a.size == b.size:
@@ -189,10 +189,46 @@ class Solver(Generic[Cause]):
                 outer = self.fresh(a.size // b.size)
                 self.unify(a, product(outer, b), cause)
                 left.append(outer)
+            elif isinstance(a, Atom) and isinstance(b, Atom) and (common := math.gcd(a.size, b.size)) > 1:
+                left.append(a)
+                right.extend(self._divide(b, b.size // common, cause))
             else:
-                rest_a, rest_b = product(*left, a), product(*right, b)
-                self._freeze_both(rest_a, rest_b, f"it is cut as {rest_a} here and as {rest_b} there", cause)
+                self._align_outer([*left, a], [*right, b], cause)
                 return
+
+    def _align_outer(self, left: list[Axis], right: list[Axis], cause: Cause | None) -> None:
+        """Unify two products from the outermost factor inwards; freeze what is left where no divisor is common."""
+        while True:
+            a, b = self._outermost(left), self._outermost(right)
+            common = math.gcd(a.size, b.size) if isinstance(a, Atom) and isinstance(b, Atom) else 1
+            if common == 1:
+                break
+            outer = []
+            for axis, rest in ((a, left), (b, right)):
+                first, *inner = self._divide(axis, common, cause) if axis.size > common else (axis,)
+                rest[:0] = inner
+                outer.append(first)
+            self.unify(outer[0], outer[1], cause)
+        rest_a, rest_b = product(a, *map(self.resolve, left)), product(b, *map(self.resolve, right))
+        self._freeze_both(rest_a, rest_b, f"it is cut as {rest_a} here and as {rest_b} there", cause)
+
+    def _divide(self, axis: Axis, outer: int, cause: Cause | None) -> tuple[Axis, Axis]:
+        """An atom cut into a product, the outer factor of which has ``outer`` positions."""
+        pieces = self.fresh(outer), self.fresh(axis.size // outer)
+        self.unify(axis, product(*pieces), cause)
+        return pieces
+
+    def _innermost(self, factors: list[Axis]) -> Axis:
+        """Take the innermost factor; one that has been refined meanwhile is split up."""
+        axis = self.resolve(factors.pop())
+        factors.extend(factors_of(axis)[:-1])
+        return factors_of(axis)[-1]
+
+    def _outermost(self, factors: list[Axis]) -> Axis:
+        """Take the outermost factor; one that has been refined meanwhile is split up."""
+        axis = self.resolve(factors.pop(0))
+        factors[:0] = factors_of(axis)[1:]
+        return factors_of(axis)[0]
 
     def _align_terms(self, left: list[Axis], right: list[Axis], cause: Cause | None) -> None:
         """Unify two sums from the first term on, splitting the longer term at the end of the shorter one."""

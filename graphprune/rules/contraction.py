@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ..axes import ONE, Axis
 from .pointwise import pointwise
-from .registry import Call, Dims, Result, axis_rule
+from .registry import Call, Dims, Result, axis_rule, dim_index
 
 Labels = Sequence[str]
 
@@ -86,6 +86,28 @@ def outer(call: Call) -> Result:
     """``i, j -> i j``"""
     a, b = call.tensors()
     return contract(call, [(a, "i"), (b, "j")], "ij")
+
+
+@axis_rule("inner")
+def inner(call: Call) -> Result:
+    """``a i, b i -> a b``"""
+    a, b = call.tensors()
+    left = [f"a{dim}" for dim in range(len(a) - 1)]
+    right = [f"b{dim}" for dim in range(len(b) - 1)]
+    if not len(a) or not len(b):
+        return pointwise(call, [a, b], any)
+    return contract(call, [(a, [*left, "i"]), (b, [*right, "i"])], [*left, *right])
+
+
+@axis_rule("tensordot")
+def tensordot(call: Call) -> Result:
+    """``a i, i b -> a b`` for the dims that are named."""
+    a, b = call.tensors()
+    left, right = [f"a{dim}" for dim in range(len(a))], [f"b{dim}" for dim in range(len(b))]
+    for one, other in zip(call["dims_self"], call["dims_other"], strict=True):
+        left[one] = right[other] = f"sum{dim_index(one, len(a))}"
+    result = [label for label in (*left, *right) if not label.startswith("sum")]
+    return contract(call, [(a, left), (b, right)], result)
 
 
 @axis_rule("einsum")

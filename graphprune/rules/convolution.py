@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..axes import Axis, product
-from .registry import Call, Dims, Resize, Result, axis_rule, resize_rule
+from .registry import Call, Dims, Resize, Result, axis_rule, dim_index, resize_rule, shape_of
 
 SPATIAL = "it is a spatial dim that a window runs over"
 
@@ -94,6 +94,7 @@ def resize_convolution(resize: Resize) -> Mapping[str, Any]:
     "replication_pad3d",
     "grid_sampler",
     "grid_sampler_2d",
+    "grid_sampler_3d",
 )
 def window(call: Call) -> Result:
     """``n c ... -> n c ...``: each channel by itself, its spatial dims frozen."""
@@ -110,7 +111,7 @@ def window(call: Call) -> Result:
         call.unify(x.axes[0], grid.axes[0])
         for axis in grid.axes:
             call.freeze(axis, "it says where a grid is sampled")
-    axes = (*x.axes[:kept], *(call.fixed(int(size), SPATIAL) for size in first.shape[kept:]))
+    axes = (*x.axes[:kept], *(call.fixed(size, SPATIAL) for size in (shape_of(first) or ())[kept:]))
     result = Dims(axes, (*x.zero[:kept], *(False,) * spatial))
     return (result, Dims(axes, (False,) * len(x))) if isinstance(value, (tuple, list)) else result
 
@@ -136,3 +137,55 @@ def pixel_unshuffle(call: Call) -> Result:
     channels = product(x.axes[-3], call.fixed(factor, SPATIAL), call.fixed(factor, SPATIAL))
     axes = (*x.axes[:-3], channels, *(call.fixed(size, SPATIAL) for size in call.shape[-2:]))
     return Dims(axes, (*x.zero[:-2], False, False))
+
+
+@axis_rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(call: Call) -> Result:
+    """``n (g c) ... -> n (c g) ...``"""
+    x = call.tensor("self")
+    groups = call.fresh(call["groups"])
+    inner = call.fresh(x.axes[1].size // call["groups"])
+    call.unify(x.axes[1], product(groups, inner))
+    call.remember(groups)
+    return x.replace(1, call.resolve(product(inner, groups)), x.zero[1])
+
+
+@resize_rule("channel_shuffle", "native_channel_shuffle")
+def resize_channel_shuffle(resize: Resize) -> Mapping[str, Any]:
+    (groups,) = resize.remembered
+    return {"groups": resize.size(groups)}
+
+
+@axis_rule("im2col")
+def im2col(call: Call) -> Result:
+    """``n c h w -> n (c k k) l``: each channel by itself, for each of l windows its k × k positions."""
+    x = call.tensor("self")
+    for axis in x.axes[-2:]:
+        call.freeze(axis, SPATIAL)
+    kernel = [call.fixed(size, SPATIAL) for size in call["kernel_size"]]
+    windows = call.fixed(call.shape[-1], SPATIAL)
+    return Dims((*x.axes[:-3], product(x.axes[-3], *kernel), windows), (*x.zero[:-2], False))
+
+
+@axis_rule("col2im")
+def col2im(call: Call) -> Result:
+    """``n (c k k) l -> n c h w``: windows are added up where they overlap, each channel by itself."""
+    x = call.tensor("self")
+    kernel = [call.fixed(size, SPATIAL) for size in call["kernel_size"]]
+    channels = call.fresh(call.shape[-3])
+    call.unify(x.axes[-2], product(channels, *kernel))
+    call.freeze(x.axes[-1], SPATIAL)
+    image = (call.fixed(size, SPATIAL) for size in call.shape[-2:])
+    return Dims((*x.axes[:-2], call.resolve(channels), *image), (*x.zero[:-1], False, False))
+
+
+@axis_rule("unfold", "unfold_copy")
+def unfold(call: Call) -> Result:
+    """``a b -> l b k``: l windows of k positions of a, which is frozen."""
+    x = call.tensor("self")
+    if not len(x):
+        return call.opaque(SPATIAL)
+    dim = dim_index(call["dimension"], len(x))
+    call.freeze(x.axes[dim], SPATIAL)
+    windows = x.replace(dim, call.fixed(call.shape[dim], SPATIAL), False)
+    return Dims((*windows.axes, call.fixed(call.shape[-1], SPATIAL)), (*windows.zero, False))

@@ -20,7 +20,7 @@ def scaled(call: Call, x: Dims, first: int) -> Dims:
         scaled_to_zero = weight is not None and weight.zero[index - first]
         zero[index] = scaled_to_zero and (bias is None or bias.zero[index - first])
     for index in range(first):
-        zero[index] = False
+        zero[index] = zero[index] and bias is None  # nothing but zeros is normalised to zeros
     return Dims(tuple(call.resolve(axis) for axis in x.axes), tuple(zero))
 
 
@@ -77,7 +77,13 @@ def over_positions(call: Call, x: Dims) -> None:
         call.statistics(axis, zero, "a normalisation")
 
 
-@axis_rule("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "instance_norm")
+@axis_rule(
+    "batch_norm",
+    "_native_batch_norm_legit_no_training",
+    "_native_batch_norm_legit",
+    "cudnn_batch_norm",
+    "instance_norm",
+)
 def batch_norm(call: Call) -> Result:
     """``n c ..., c, c, c, c -> n c ...``; a statistic over the other dims, unless it is known from training."""
     x = call.tensor("input")
@@ -91,13 +97,17 @@ def batch_norm(call: Call) -> Result:
         parameter = call.dims(name)
         if parameter is not None:
             call.unify(x.axes[1], parameter.axes[0])
-    zero = weight is not None and weight.zero[0] and (bias is None or bias.zero[0])
+    own = call.arguments.get("training") or call.arguments.get("use_input_stats")
+    normal = x.zero[1] and bool(own)  # nothing but zeros, seen by itself, is normalised to zeros
+    zero = (normal or (weight is not None and weight.zero[0])) and (bias is None or bias.zero[0])
     result = Dims(tuple(call.resolve(axis) for axis in x.axes), (False, zero, *(False,) * (len(x) - 2)))
     value = call.node.meta["val"]
     if not isinstance(value, (tuple, list)):
         return result
-    statistics = call.fixed_outputs("it is a statistic")
-    return (result, *(statistics[1:] if isinstance(statistics, tuple) else ()))
+    channel = Dims((call.resolve(x.axes[1]),), (False,))
+    statistics = (channel if shape == (x.axes[1].size,) else None for shape in call.shapes[1:])
+    empty = call.fixed_outputs("it is a statistic")
+    return (result, *(each or other for each, other in zip(statistics, empty[1:], strict=True)))  # type: ignore[index]
 
 
 @axis_rule("_weight_norm")

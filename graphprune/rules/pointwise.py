@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from ..axes import ONE, Axis
-from .registry import Call, Dims, Result, axis_rule
+from .registry import DATA_SIZED, Call, Dims, Result, axis_rule
 
 
 def broadcast(call: Call, operands: list[Dims]) -> tuple[Axis, ...]:
@@ -32,6 +32,11 @@ def pointwise(call: Call, operands: list[Dims], zero: Any) -> Dims:
     """Broadcast ``operands``; ``zero(flags)`` says from the operands' flags of a dim if the result is zero there."""
     axes = broadcast(call, operands)
     rank = len(axes)
+    if call.data_sized:
+        axes = tuple(
+            axis if axis.size == size else call.fixed(size, DATA_SIZED)
+            for axis, size in zip(axes, call.shape, strict=True)
+        )
     zeros = (zero([zero_along(dims, back) for dims in operands]) for back in range(rank, 0, -1))
     return Dims(axes, tuple(bool(flag) for flag in zeros))
 
@@ -97,6 +102,9 @@ def singular(call: Call, dims: Dims | None) -> None:
     "conj_physical",
     "rrelu",
     "positive",
+    "special_erf",
+    "special_expm1",
+    "special_log1p",
 )
 def zero_preserving(call: Call) -> Result:
     """``f(x)`` with ``f(0) = 0``."""
@@ -199,7 +207,7 @@ def copysign(call: Call) -> Result:
     return pointwise(call, call.tensors(), lambda flags: flags[0])
 
 
-@axis_rule("pow")
+@axis_rule("pow", "float_power")
 def power(call: Call) -> Result:
     """``x ** n``: zero where x is, for a constant positive n; not finite where x is zero, if n may be negative."""
     exponents = scalars(call, "exponent")
@@ -261,6 +269,24 @@ def lerp(call: Call) -> Result:
     return pointwise(call, call.tensors(), lambda flags: flags[0] and flags[1])
 
 
+@axis_rule("isin", "bucketize")
+def looked_up(call: Call) -> Result:
+    """``x, v -> x``: each value of x is looked for among those of v, which are frozen."""
+    values = call.dims("test_elements") or call.dims("boundaries")
+    for axis in values.axes if values else ():
+        call.freeze(axis, f"{call.node.target} looks for values among its positions")
+    x = call.dims("elements") or call.dims("self")
+    return Dims(x.axes if x else (), (False,) * len(x or ()))
+
+
+@axis_rule("broadcast_tensors")
+def broadcast_tensors(call: Call) -> Result:
+    """``x, y, … -> …``, each broadcast to the shape of all."""
+    operands = call.tensors()
+    together = Dims(broadcast(call, operands), (False,) * len(call.node.meta["val"][0].shape))
+    return tuple(pointwise(call, [each, together], lambda flags: flags[0]) for each in operands)
+
+
 @axis_rule("prelu")
 def prelu(call: Call) -> Result:
     """``n c ..., c -> n c ...``"""
@@ -317,7 +343,7 @@ def native_dropout(call: Call) -> Result:
     return x, Dims(x.axes, (False,) * len(x))
 
 
-@axis_rule("copy")
+@axis_rule("copy", "copy_")
 def copy(call: Call) -> Result:
-    """``x, y -> y``, broadcast to the shape of x."""
+    """``x, y -> y``, broadcast to the shape of x; in place it is what is kept in a buffer for the next call."""
     return pointwise(call, [call.tensor("self"), call.tensor("src")], lambda flags: flags[1])

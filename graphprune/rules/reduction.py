@@ -87,17 +87,37 @@ def never_zero(result: Result) -> Result:
     return None if result is None else Dims(result.axes, (False,) * len(result))
 
 
-@axis_rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")
+@axis_rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax", "special_softmax")
 def softmax(call: Call) -> Result:
     """``... a -> ... a``: masked units would still take their share, so a is frozen."""
     return along(call, call.arguments["dim"], "softmax normalises over it")
 
 
-@axis_rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "sort", "argsort", "msort")
+@axis_rule("cumsum")
+def cumulative_sum(call: Call) -> Result:
+    """``... a -> ... a`` where zeros add nothing to the positions after them; their own sums are not zero."""
+    x = call.tensor("self")
+    if not len(x):
+        return x
+    dim = dim_index(call["dim"], len(x))
+    call.summed(x.axes[dim], x.zero[dim], "cumsum")
+    return x.replace(dim, x.axes[dim], False)
+
+
+@axis_rule("cumprod", "cummax", "cummin", "sort", "msort")
 def scan(call: Call) -> Result:
-    """``... a -> ... a`` where positions depend on those before them: a is frozen."""
-    dim = call.arguments.get("dim", 0)  # msort runs along the first
-    return along(call, dim, f"{call.node.target} runs along it")
+    """``... a -> ... a`` where positions depend on other ones: a is frozen; zeros of the other dims stay zeros."""
+    x = call.tensor("self")
+    dim = dim_index(call.arguments.get("dim", 0), len(x))  # msort runs along the first
+    frozen = along(call, dim, f"{call.node.target} runs along it")
+    values = Dims(x.axes, tuple(zero and other != dim for other, zero in enumerate(x.zero)))
+    return (values, *frozen[1:]) if isinstance(frozen, tuple) else values
+
+
+@axis_rule("logcumsumexp", "argsort")
+def scan_without_zeros(call: Call) -> Result:
+    """``... a -> ... a`` where positions depend on other ones: a is frozen, and zeros give no zeros."""
+    return along(call, call["dim"], f"{call.node.target} runs along it")
 
 
 def along(call: Call, dim: int, reason: str) -> Result:

@@ -14,6 +14,7 @@ frozen, with that as the reason.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -119,9 +120,37 @@ def bound_arguments(node: fx.Node) -> dict[str, Any]:
     return bound
 
 
+def is_known(size: Any) -> bool:
+    """Whether a size or a bound is a number, or was one when the model was traced: it does not depend on data."""
+    return isinstance(size, int) or size.node.hint is not None
+
+
 def size_hint(size: Any) -> int:
-    """A dim's size as a number; a symbolic size counts with the size it was traced with."""
-    return size if isinstance(size, int) else int(size.node.hint)
+    """A dim's size as a number; a symbolic size counts with the size it was traced with.
+
+    One that depends on data counts with a number made up for each of its symbols: equal expressions stay equal, and
+    other sizes are unlikely to be.
+    """
+    if isinstance(size, int):
+        return size
+    if is_known(size):
+        return int(size.node.hint)
+    expression = size.node.expr
+    made_up = {symbol: MADE_UP + 2 * int(re.sub(r"\D", "", symbol.name)) for symbol in expression.free_symbols}
+    return max(0, int(expression.xreplace(made_up)))
+
+
+DATA_SIZED = "its size depends on data"
+
+MADE_UP = 659
+"""What the first size that depends on data counts with."""
+
+
+def is_data_sized(value: Any) -> bool:
+    """Whether a tensor, or one of some tensors, has a dim whose size depends on data."""
+    if isinstance(value, (tuple, list)):
+        return any(map(is_data_sized, value))
+    return isinstance(value, torch.Tensor) and not all(map(is_known, value.shape))
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:
@@ -188,7 +217,17 @@ class Call:
         return self.solver.resolve(axis)
 
     def unify(self, a: Axis, b: Axis) -> None:
-        self.solver.unify(a, b, self.node)
+        """Make two axes the same; sizes that depend on data may be the same without being seen to be."""
+        if a.size != b.size and self.data_sized:
+            self.freeze(a, DATA_SIZED)
+            self.freeze(b, DATA_SIZED)
+        else:
+            self.solver.unify(a, b, self.node)
+
+    @property
+    def data_sized(self) -> bool:
+        """Whether a size in what the call takes or gives depends on data."""
+        return any(is_data_sized(each.meta.get("val")) for each in (self.node, *self.node.all_input_nodes))
 
     def split(self, axis: Axis, sizes: list[int]) -> list[Axis]:
         return self.solver.split(axis, sizes, self.node)

@@ -105,6 +105,27 @@ def layer_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
     return scaled((x - centre) * (spread + arguments["eps"]).rsqrt(), arguments)
 
 
+@reference("batch_norm")
+def batch_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
+    """Each channel by itself: over what is kept of the other dims, or with the statistics of training."""
+    x: Tensor = arguments["input"]
+    shape = [1, -1, *[1] * (x.ndim - 2)]
+    if arguments["training"]:
+        centre, spread = moments(x, [dim for dim in range(x.ndim) if dim != 1], masks)
+    else:
+        centre, spread = (arguments[name].reshape(shape) for name in ("running_mean", "running_var"))
+    affine = {name: value.reshape(shape) for name in ("weight", "bias") if (value := arguments.get(name)) is not None}
+    return scaled((x - centre) * (spread + arguments["eps"]).rsqrt(), affine)
+
+
+@reference("_native_batch_norm_legit")
+def batch_norm_with_statistics(arguments: Mapping[str, Any], masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, with the mean and the reciprocal deviation."""
+    x: Tensor = arguments["input"]
+    centre, spread = moments(x, [dim for dim in range(x.ndim) if dim != 1], masks)
+    return batch_norm(arguments, masks), centre.flatten(), (spread + arguments["eps"]).rsqrt().flatten()
+
+
 @reference("rms_norm")
 def rms_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
     x = arguments["input"]

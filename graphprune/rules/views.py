@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import fx
 
 from ..axes import ONE, Axis, concat, product
-from .registry import Call, Dims, Resize, Result, axis_rule, dim_index, resize_rule
+from .registry import Call, Dims, Resize, Result, axis_rule, dim_index, is_data_sized, is_known, resize_rule, size_hint
 
 
 def resized_shape(resize: Resize, shape: Sequence[Any]) -> list[Any]:
@@ -162,11 +163,10 @@ def bound(value: Any, size: int, default: int) -> int | None:
     if value is None:
         return default
     if isinstance(value, fx.Node):
-        hint = value.meta.get("val")
-        if hint is None or not hasattr(hint, "node"):
+        value = value.meta.get("val")
+        if not isinstance(value, (int, torch.SymInt)) or not is_known(value):
             return None
-        value = hint.node.hint
-    position = int(value)
+    position = size_hint(value)
     return max(0, min(size, position + size if position < 0 else position))
 
 
@@ -183,13 +183,19 @@ def slice_(call: Call) -> Result:
         return x.replace(dim, call.fixed(length, "it is a slice at a position that depends on data"), False)
     if step == 1:
         return sliced(call, x, dim, start, length)
+    taken = every(call, axis, start, end, step, length)
+    return x.replace(dim, taken, x.zero[dim])
+
+
+def every(call: Call, axis: Axis, start: int, end: int, step: int, length: int) -> Axis:
+    """Every ``step``-th position of ``(a step)`` is ``a``; where the step does not divide the axis, it is frozen."""
     if start >= step or axis.size % step or end != axis.size:
         call.freeze(axis, f"every {step}th position of it is taken")
-        return x.replace(dim, call.fixed(length, f"it is every {step}th position of another axis"), False)
+        return call.fixed(length, f"it is every {step}th position of another axis")
     outer, inner = call.fresh(axis.size // step), call.fixed(step, f"every {step}th position is taken")
     call.unify(axis, product(outer, inner))
     call.remember(axis)
-    return x.replace(dim, call.resolve(outer), x.zero[dim])
+    return call.resolve(outer)
 
 
 @resize_rule("slice", "slice_copy")
@@ -254,6 +260,10 @@ def split(call: Call) -> Result:
     x = call.tensor("self")
     dim = dim_index(call["dim"], len(x))
     sizes = [shape[dim] for shape in call.shapes if shape is not None]
+    if is_data_sized(call.node.meta["val"]) and sum(sizes) != x.axes[dim].size:
+        reason = "it is split at positions that depend on data"
+        call.freeze(x.axes[dim], reason)
+        return tuple(x.replace(dim, call.fixed(size, reason), False) for size in sizes)
     pieces = call.split(x.axes[dim], sizes)
     call.remember(*pieces)
     return tuple(x.replace(dim, piece, x.zero[dim]) for piece in pieces)
@@ -262,6 +272,8 @@ def split(call: Call) -> Result:
 @resize_rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_copy")
 def resize_split(resize: Resize) -> Mapping[str, Any]:
     """Pieces may now differ in size: every split becomes one with explicit sizes."""
+    if all(resize.size(piece) == piece.size for piece in resize.remembered):
+        return {}  # the sizes may depend on data
     return {"split_sizes": [resize.size(piece) for piece in resize.remembered]}
 
 
@@ -451,24 +463,34 @@ def diff(call: Call) -> Result:
 
 @axis_rule("slice_scatter")
 def slice_scatter(call: Call) -> Result:
-    """``(a + b + c), b -> (a + b + c)``: b is written over."""
+    """``(a + b + c), b -> (a + b + c)``: b is written over; a step that divides the axis has ``(a step), a``."""
     x, source = call.tensor("self"), call.tensor("src")
-    dim = dim_index(call["dim"], len(x))
-    size = x.axes[dim].size
-    start, end = bound(call["start"], size, 0), bound(call["end"], size, size)
-    if start is None or end is None or call["step"] != 1:
-        return call.opaque("it is written over at positions that depend on data, or not side by side")
-    part = sliced(call, x, dim, start, end - start)
-    for axis, other in zip(part.axes, source.axes, strict=True):
-        call.unify(axis, other)
-    return Dims(x.axes, tuple(a and b for a, b in zip(x.zero, source.zero, strict=True)))
+    dim, step = dim_index(call["dim"], len(x)), call["step"]
+    axis = x.axes[dim]
+    start, end = bound(call["start"], axis.size, 0), bound(call["end"], axis.size, axis.size)
+    if start is None or end is None:
+        for each in (axis, source.axes[dim]):
+            call.freeze(each, "it is written over at a position that depends on data")
+        part = x.replace(dim, source.axes[dim], False)
+    elif step == 1:
+        part = sliced(call, x, dim, start, max(0, end - start))
+    else:
+        part = x.replace(dim, every(call, axis, start, end, step, source.axes[dim].size), x.zero[dim])
+    for one, other in zip(part.axes, source.axes, strict=True):
+        call.unify(one, other)
+    return Dims(tuple(map(call.resolve, x.axes)), tuple(a and b for a, b in zip(part.zero, source.zero, strict=True)))
 
 
 @resize_rule("slice_scatter")
 def resize_slice_scatter(resize: Resize) -> Mapping[str, Any]:
     """New bounds, as for a slice."""
+    if len(resize.remembered) == 1:
+        end = resize["end"]
+        return {"end": resize.size(resize.remembered[0])} if isinstance(end, int) and end > 0 else {}
     if not resize.remembered:
-        return {"start": None, "end": None}
+        dim = dim_index(resize["dim"], len(resize.dims))
+        whole = resize["step"] == 1 and resize.dims.axes[dim].size == resize.input("src").axes[dim].size
+        return {"start": None, "end": None} if whole else {}
     before, written, _ = resize.remembered
     return {"start": resize.size(before), "end": resize.size(before) + resize.size(written)}
 

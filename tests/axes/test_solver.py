@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphprune.axes import MAX_TERMS, Axis, Solver, concat, product, terms_of
+from graphprune.axes import MAX_TERMS, Axis, Solver, atoms, concat, product, terms_of
 from tests.axes.strategies import labelled, names, parse, sizes, trees, units
 from tests.positions import positions
 
@@ -120,6 +120,32 @@ def test_the_common_refinement(one: str, other: str, both: str | None) -> None:
         assert sizes(solver.resolve(a)) == sizes(solver.resolve(b)) == both
         assert solver.resolve(a) == solver.resolve(b)
         assert not solver.frozen
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "first", "second"),
+    [
+        ("(4 6)", "(6 4)", "(2 [2 3] 2)", "(2 [3 2] 2)"),
+        ("(4 12)", "(6 8)", "(2 [2 3] 4)", "(2 [3 2] 4)"),
+        ("(3 4 5)", "(4 3 5)", "([3 4] 5)", "([4 3] 5)"),
+        ("(5 3 4)", "(5 4 3)", "(5 [3 4])", "(5 [4 3])"),
+        ("(4 (2 + 3))", "(10 2)", "", ""),
+    ],
+)
+def test_what_two_ways_to_count_have_in_common_stays_free(one: str, other: str, first: str, second: str) -> None:
+    """What is frozen stands in brackets; the same atoms are outside of them."""
+    solver: Solver[str] = Solver()
+    a, b = parse(one, solver), parse(other, solver)
+    solver.unify(a, b)
+    shown = [
+        " ".join(f"[{x.size}]" if x.id in solver.frozen else f"{x.size}" for x in atoms(solver.resolve(axis)))
+        for axis in (a, b)
+    ]
+    if first:
+        assert [f"({text.replace('] [', ' ')})" for text in shown] == [first, second]
+        free = [[x for x in atoms(solver.resolve(axis)) if x.id not in solver.frozen] for axis in (a, b)]
+        assert free[0] == free[1]
+    assert labelled(solver, a) == labelled(solver, b)
 
 
 def test_twelve_as_three_by_four_and_four_by_three_is_frozen_with_the_reason() -> None:

@@ -53,6 +53,26 @@ def each(ops: str) -> list[Any]:
 
 POINTWISE: list[Case] = [
     case(
+        "special_erf special_expm1 special_log1p",
+        lambda p, x: total([f(h(p, x).abs()).sum(-1) for f in each("special_erf special_expm1 special_log1p")]),
+        cut="up:1",
+        up="3 a",
+    ),
+    case("float_power", lambda p, x: aten.float_power(h(p, x), 2).sum(-1), cut="up:1", up="3 a"),
+    case(
+        "broadcast_tensors",
+        lambda p, x: total([f.sum(-1) for f in torch.broadcast_tensors(h(p, x), h(p, x)[0])]),
+        cut="up:1",
+        up="3 a",
+    ),
+    case(
+        "broadcast_tensors",
+        lambda p, x: torch.broadcast_tensors(x @ p.up, p.one)[1].sum(-1),
+        frozen={"up:1": NOT_ZERO},
+        up="3 a",
+        one="1",
+    ),
+    case(
         ZERO,
         lambda p, x: total([(f(h(p, x)) * h(p, x).cos()).sum(-1) for f in each(ZERO)]),
         cut="up:1",
@@ -325,6 +345,23 @@ POINTWISE: list[Case] = [
 # --- contractions -----------------------------------------------------------------------------------------------------
 
 CONTRACTIONS: list[Case] = [
+    case(
+        "inner tensordot",
+        lambda p, x: (
+            torch.inner(x @ p.up, p.down) + torch.tensordot(x @ p.up, p.down, ([-1], [1])) + torch.inner(x, p.one).sum()
+        ),
+        cut="up:1 down:1",
+        up="3 a",
+        down="2 a",
+        one="",
+    ),
+    case(
+        "tensordot",
+        lambda p, x: torch.tensordot(x, torch.tensordot(p.cube, p.other, ([0, 2], [1, 0])), 1),
+        cut="cube:0 cube:2 other:0 other:1",
+        cube="a 3 b",
+        other="b a 2",
+    ),
     case("vdot", lambda p, x: aten.vdot(x[0] @ p.up, p.bias) * x.sum(), cut="up:1 bias:0", up="3 a", bias="a"),
     case(
         "linear",
@@ -466,6 +503,19 @@ CONTRACTIONS: list[Case] = [
 ]
 
 # --- views ------------------------------------------------------------------------------------------------------------
+
+
+def written_in_place(p: Small, x: Tensor) -> Tensor:
+    """Assignments to slices, which become copies, slices and scatters when they are captured."""
+    wide = (x @ p.up).clone()
+    wide[:, p.a :] = x @ p.other
+    turned = torch.zeros_like(x @ p.third)
+    turned[:, ::2] = (x @ p.third)[:, 1::2]
+    turned[..., 1::2] = -(x @ p.third)[..., ::2]
+    both = torch.cat([wide, turned], 1)
+    both[1] = both[0] * 2
+    return both @ p.down
+
 
 VIEWS: list[Case] = [
     case(
@@ -818,10 +868,24 @@ VIEWS: list[Case] = [
     ),
     case(
         "slice_scatter",
-        lambda p, x: torch.slice_scatter(x @ p.up, x @ p.other, 1, 0, None, 2).sum(-1),
+        lambda p, x: (
+            torch.slice_scatter(x @ p.up, x @ p.other, 1, 1, None, 2) @ p.down
+            + torch.slice_scatter(x @ p.up, x @ p.other, 1, 0, 2 * p.a, 2).sum(-1, keepdim=True)
+        ),
+        cut="up:1 other:1 down:0",
         up="3 2*a",
         other="3 a",
-        frozen={"up:1": "it is written over at positions that depend on data, or not side by side"},
+        down="2*a 2",
+    ),
+    case(
+        "slice_scatter",
+        lambda p, x: torch.slice_scatter(x @ p.up, x @ p.other, 1, 0, None, 2).sum(-1),
+        up="3 2*a+1",
+        other="3 a+1",
+        frozen={"up:1": "every 2th position of it is taken", "other:1": "every 2th position"},
+    ),
+    case(
+        "copy", written_in_place, cut="up:1 other:1 third:1", up="3 a+b", other="3 b", third="3 2*c", down="a+b+2*c 2"
     ),
     case(
         "select_scatter",
@@ -836,6 +900,7 @@ VIEWS: list[Case] = [
 
 # --- reductions and what compares positions ---------------------------------------------------------------------------
 
+KEEP_ZEROS = "cumsum cumprod cummax cummin sort"
 SCANS = "cumsum cumprod logcumsumexp cummax cummin sort argsort"
 ORDERED = "amax amin max min prod any all argmax argmin logsumexp median nanmedian aminmax mode"
 
@@ -852,6 +917,7 @@ def along_positions(name: str, value: Tensor) -> Tensor:
 
 
 REDUCTIONS: list[Case] = [
+    case("special_softmax", lambda p, x: aten.special_softmax(h(p, x), 0) @ p.down, cut="up:1", up="3 a", down="a 2"),
     case(
         "sum nansum count_nonzero",
         lambda p, x: h(p, x).sum(-1) + aten.nansum(h(p, x), [1]) + aten.count_nonzero(h(p, x), -1),
@@ -981,6 +1047,16 @@ REDUCTIONS: list[Case] = [
         up="3 a",
         down="a 2",
     ),
+    case(
+        "cumsum cumprod cummax cummin sort msort",
+        lambda p, x: total([first(f(h(p, x), 0)).sum(1) for f in each(KEEP_ZEROS)] + [h(p, x).msort().sum(1)]),
+        cut="up:1",
+        up="3 a",
+    ),
+    case("logcumsumexp", lambda p, x: h(p, x).logcumsumexp(0).sum(1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case("cumsum", lambda p, x: (x @ p.up).cumsum(1) @ p.down, cut="up:1 down:0", up="3 a", down="a 2"),
+    case("cumsum", lambda p, x: (x @ p.up).cumsum(1).sum(1), frozen={"up:1": f"sum {NOT_ZERO}"}, up="3 a"),
+    case("cumsum", lambda p, x: (x @ p.up).exp().cumsum(1) @ p.down, frozen={"up:1": NOT_ZERO}, up="3 a", down="a 2"),
     *(
         case(
             name,
@@ -990,6 +1066,7 @@ REDUCTIONS: list[Case] = [
             down="a 2",
         )
         for name in SCANS.split()
+        if name != "cumsum"
     ),
     case(
         "msort",
@@ -1037,6 +1114,12 @@ REDUCTIONS: list[Case] = [
 ]
 
 # --- normalisations ---------------------------------------------------------------------------------------------------
+
+
+def standardised(p: Small) -> Tensor:
+    """A weight whose rows have mean zero and length one, before they are scaled."""
+    return F.batch_norm(p.up.reshape(1, p.a, -1), None, None, p.gain, training=True).view_as(p.up)
+
 
 NORMS: list[Case] = [
     case(
@@ -1087,6 +1170,14 @@ NORMS: list[Case] = [
         lambda p, x: (F.layer_norm(p.up, (3,), p.weight) + F.rms_norm(p.up, (3,))).sum(0) * x,
         up="a 3",
         weight="3",
+        cut="up:0",
+    ),
+    case(
+        "layer_norm",
+        lambda p, x: F.layer_norm(p.up, (3,), p.weight, p.bias).sum(0) * x,
+        up="a 3",
+        weight="3",
+        bias="3",
         frozen={"up:0": NOT_ZERO},
     ),
     case(
@@ -1160,6 +1251,49 @@ NORMS: list[Case] = [
         up="a 3 b",
         down="b 2",
         frozen={"up:0": STATISTIC, "up:2": STATISTIC},
+    ),
+    case(
+        "batch_norm",
+        lambda p, x: F.conv1d(x, standardised(p)).sum((1, 2)),
+        cut="up:0 gain:0",
+        up="a 3 b",
+        gain="a",
+        inputs=["2 3 9"],
+    ),
+    case(
+        "batch_norm",
+        lambda p, x: F.conv1d(F.conv1d(x, p.first), standardised(p)).sum((1, 2)),
+        cut="up:0",
+        statistics="first:0 up:1",
+        first="b 3 1",
+        up="a b 2",
+        gain="a",
+        inputs=["2 3 9"],
+    ),
+    case(
+        "batch_norm",
+        lambda p, x: F.batch_norm(p.up[None], None, None, None, p.bias.cos(), training=True).sum((0, 1)) * x[0, 0],
+        frozen={"up:0": NOT_ZERO},
+        up="a 9",
+        bias="a",
+        inputs=["2 3 9"],
+    ),
+    case(
+        "_native_batch_norm_legit",
+        lambda p, x: (
+            total(
+                [
+                    each.reshape(p.a, -1) @ x[0, :1, : each.numel() // p.a].T
+                    for each in aten._native_batch_norm_legit.no_stats(p.up[None], p.gain, None, True, 0.1, 1e-5)
+                ]
+            ).T
+            @ p.down
+        ),
+        cut="up:0 gain:0",
+        up="a 9",
+        gain="a",
+        down="a 2",
+        inputs=["2 3 9"],
     ),
     case(
         "_native_batch_norm_legit_no_training",
@@ -1273,6 +1407,8 @@ ATTENTION: list[Case] = [
 # --- positions named by data ------------------------------------------------------------------------------------------
 
 IDS = torch.tensor([[0, 2, 1], [1, 1, 0]])
+WRITTEN = "its positions are written where data says"
+WRITTEN_INDEX = "its positions are named by data (index)"
 
 INDEXING: list[Case] = [
     case(
@@ -1381,24 +1517,142 @@ INDEXING: list[Case] = [
         inputs=[IDS],
     ),
     case(
-        "scatter scatter_add scatter_reduce index_put index_add index_copy masked_scatter put",
+        "index",
+        lambda p, x: p.cube[p.mask > 0].sum(0) @ p.down + p.row[:, x[0] > 0].cos().sum(1) @ p.last,
+        cut="cube:2 row:0",
+        frozen={"cube:0": "chosen by a mask", "cube:1": "chosen by a mask"},
+        cube="4 5 a",
+        mask="4 5",
+        down="a 2",
+        row="b 3",
+        last="b 2",
+    ),
+    case(
+        "scatter scatter_add scatter_reduce",
         lambda p, ids: (
-            p.up.scatter(0, ids, 1.0)
-            + p.up.scatter_add(0, ids, p.up)
-            + p.up.scatter_reduce(0, ids, p.up, "sum")
-            + p.up.index_put([ids[0]], p.row)
-            + p.up.index_add(0, ids[0], p.three)
+            aten.scatter(p.up, 0, (p.where > 0).long(), 0.0)
+            + p.up.scatter(0, (p.where > 0).long(), p.where)
+            + p.up.scatter_add(0, (p.where > 0).long(), p.where)
+            + p.up.scatter_reduce(0, (p.where > 0).long(), p.where, "amax")
+        ).sum(1),
+        cut="up:1 where:1",
+        frozen={"up:0": WRITTEN, "where:0": WRITTEN},
+        up="4 a",
+        where="3 a",
+        inputs=[IDS],
+    ),
+    case(
+        "scatter",
+        lambda p, ids: aten.scatter(p.up, 0, p.where.long().abs(), 1.0).sum(1),
+        frozen={"up:1": NOT_ZERO},
+        up="4 a",
+        where="3 a",
+        inputs=[IDS],
+    ),
+    case(
+        "scatter scatter_add",
+        lambda p, ids: p.up.scatter(0, ids, 1.0) + p.up.scatter_add(0, ids, p.long),
+        frozen={"up:0": WRITTEN, "up:1": WRITTEN, "long:1": WRITTEN},
+        up="4 4",
+        long="2 3",
+        inputs=[IDS],
+    ),
+    case(
+        "index_put",
+        lambda p, ids: (
+            p.up.index_put([ids[0]], p.row)
+            + p.up.index_put([ids], p.three[:2, None], accumulate=True)
+            + p.up.index_put([p.mask > 0], p.up[:1] * 0)
+        ).sum(1),
+        cut="up:1 row:0 three:1",
+        frozen={"up:0": WRITTEN_INDEX, "mask:0": WRITTEN_INDEX},
+        up="4 a",
+        row="a",
+        three="3 a",
+        mask="4",
+        inputs=[IDS],
+    ),
+    case(
+        "index_put",
+        lambda p, ids: (
+            aten.index_put(p.cube, [ids[0], None, ids[1]], p.row).sum(1) + aten.index_put(p.up, [None, ids[0]], p.one)
+        ),
+        cut="cube:1 row:1",
+        frozen={"cube:0": "named by data (index)", "up:1": "named by data (index)"},
+        cube="5 a 4",
+        row="3 a",
+        up="5 4",
+        one="",
+        inputs=[IDS],
+    ),
+    case(
+        "index_put",
+        lambda p, ids: aten.index_put(p.cube, [ids[0], None, (p.mask.abs() + 1) > 0], p.row).sum(),
+        frozen={"cube:1": WRITTEN, "row:1": WRITTEN},
+        cube="5 a 3",
+        mask="3",
+        row="3 a",
+        inputs=[IDS],
+    ),
+    case(
+        "index_add index_copy index_fill index_reduce",
+        lambda p, ids: (
+            p.up.index_add(0, ids[0], p.three)
             + p.up.index_copy(0, ids[0], p.three)
-            + p.up.masked_scatter(p.up > 0, p.up)
-            + p.up.put(ids, p.three[:2])
-        ).sum(),
-        frozen={
-            "up:0": "its positions are written where data says",
-            "up:1": "its positions are written where data says",
-        },
+            + p.up.index_fill(0, ids[0], 0)
+            + p.up.index_reduce(0, ids[0], p.three, "amax")
+        ).sum(1),
+        cut="up:1 three:1",
+        frozen={"up:0": WRITTEN, "three:0": WRITTEN},
+        up="4 a",
+        three="3 a",
+        inputs=[IDS],
+    ),
+    case(
+        "index_fill",
+        lambda p, ids: p.up.index_fill(0, ids[0], 1).sum(1),
+        frozen={"up:1": NOT_ZERO},
+        up="4 a",
+        inputs=[IDS],
+    ),
+    case(
+        "masked_scatter put take",
+        lambda p, ids: p.up.masked_scatter(p.up > 0, p.up) + p.up.put(ids, p.three[:2]) + p.up.take(ids).sum(),
+        frozen={"up:0": WRITTEN, "up:1": WRITTEN},
         up="4 3",
-        row="3",
         three="3 3",
+        inputs=[IDS],
+    ),
+    case(
+        "nonzero masked_select unique_consecutive unique_dim _unique _unique2 bincount histc searchsorted",
+        lambda p, ids: (
+            (
+                p.up.nonzero().sum()
+                + p.up.masked_select(p.up > 0).sum()
+                + p.up.unique_consecutive().sum()
+                + p.up.unique(dim=0).sum()
+                + aten._unique(p.up)[0].sum()
+                + p.up.unique().sum()
+                + torch.bincount(p.up.flatten().long().abs(), minlength=4).sum()
+                + torch.histc(p.up, 4).sum()
+                + torch.searchsorted(p.up[0], p.up[1]).sum()
+            )
+            * ids
+        ),
+        frozen={"up:0": "chooses or counts by its values", "up:1": "chooses or counts by its values"},
+        up="a b",
+        inputs=[IDS],
+    ),
+    case(
+        "isin bucketize",
+        lambda p, ids: (
+            (torch.isin(p.up, p.values) | torch.bucketize(p.up, p.values).bool()).double().sum(0) @ p.down * ids.sum()
+        ),
+        cut="up:1",
+        frozen={"values:0": "looks for values among its positions"},
+        up="3 a",
+        down="a 2",
+        values="4",
         inputs=[IDS],
     ),
     case(
@@ -1418,6 +1672,53 @@ SPATIAL = "it is a spatial dim that a window runs over"
 IMAGE = ["2 3 6 6"]
 
 CONVOLUTIONS: list[Case] = [
+    case(
+        "im2col col2im",
+        lambda p, x: F.fold(p.mix @ F.unfold(F.conv2d(x, p.up), 2, padding=1), (8, 8), 2).sum((1, 2, 3)),
+        cut="up:0 mix:1 mix:0",
+        up="a 3 1 1",
+        mix="b*4 a*4",
+        inputs=IMAGE,
+    ),
+    case(
+        "im2col col2im",
+        lambda p, x: F.fold(F.unfold(F.conv2d(x, p.up)[0], (2, 3), stride=2), (6, 6), (2, 3), stride=2).sum(0),
+        cut="up:0",
+        up="a 3 1 1",
+        inputs=IMAGE,
+    ),
+    case(
+        "unfold unfold_copy",
+        lambda p, x: ((F.conv2d(x, p.up).unfold(2, 3, 2) + aten.unfold_copy(F.conv2d(x, p.up), 2, 3, 2)) @ p.taps).sum(
+            (1, 2, 3)
+        ),
+        cut="up:0",
+        frozen={"taps:0": SPATIAL},
+        up="a 3 1 1",
+        taps="3",
+        inputs=IMAGE,
+    ),
+    case("unfold", lambda p, x: p.one.unfold(0, 1, 1) * x, one="", inputs=IMAGE),
+    case(
+        "channel_shuffle native_channel_shuffle",
+        lambda p, x: F.conv2d(
+            torch.channel_shuffle(F.conv2d(x, p.up, groups=3), 3)
+            + aten.native_channel_shuffle(F.conv2d(x, p.up, groups=3), 3),
+            p.down,
+        ),
+        cut="up:0 down:1",
+        up="3*a 1 1 1",
+        down="2 3*a 1 1",
+        inputs=IMAGE,
+    ),
+    case(
+        "grid_sampler_3d",
+        lambda p, x: aten.grid_sampler_3d(F.conv3d(x, p.up), p.grid, 0, 0, False).sum(1),
+        cut="up:0",
+        up="a 3 1 1 1",
+        grid="2 2 3 2 3",
+        inputs=["2 3 4 4 4"],
+    ),
     case(
         "conv1d",
         lambda p, x: F.conv1d(F.conv1d(x, p.up, p.bias).relu(), p.down),

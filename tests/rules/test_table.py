@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import graphprune as gp
 from graphprune.rules import axis_rules, resize_rules
@@ -18,11 +19,12 @@ NOT_CAPTURED = "never in a graph that torch.export captures"
 NO_CASE = {
     "aten::_grouped_mm": "takes bfloat16 rows of a multiple of 16 bytes; grouped_mm_fallback has the same rule",
     "aten::_unsafe_view": "becomes reshape when it is captured",
+    "aten::copy_": "see test_a_buffer_that_is_written",
     "aten::cuda": "needs a GPU",
     "aten::cudnn_batch_norm": "needs a GPU",
     "aten::pin_memory": "needs a GPU",
     **dict.fromkeys(["aten::bernoulli", "aten::rand", "aten::rand_like", "aten::randint", "aten::randn"], RANDOM),
-    **dict.fromkeys(["aten::randn_like", "aten::randperm"], RANDOM),
+    **dict.fromkeys(["aten::randn_like", "aten::randperm", "aten::multinomial"], RANDOM),
     **dict.fromkeys(["aten::allclose", "aten::equal", "aten::is_nonzero", "aten::conj", "aten::cpu"], NOT_CAPTURED),
     **dict.fromkeys(["aten::lift_fresh", "aten::size", "aten::numel", "aten::sym_stride"], NOT_CAPTURED),
     **dict.fromkeys(["aten::_assert_tensor_metadata", "aten::sym_constrain_range"], NOT_CAPTURED),
@@ -83,6 +85,30 @@ def test_a_size_that_is_added_is_not_zero() -> None:
     module = Small(case("add", lambda p, x: (x @ p.up + x.shape[0]).sum(-1), up="3 a"), 0)
     traced = gp.trace(module, module.inputs, dynamic=True)
     assert "its masked units are not zero" in reasons(traced, "up:1")
+
+
+class Counting(nn.Module):
+    """Keeps what it saw last in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(3, 6, dtype=torch.float64)
+        self.register_buffer("last", torch.zeros(6, dtype=torch.float64))
+        self.down = nn.Linear(6, 2, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.up(x)
+        self.last.copy_(hidden[0])
+        return self.down(hidden)
+
+
+def test_a_buffer_that_is_written() -> None:
+    traced = gp.trace(Counting(), (torch.ones(2, 3, dtype=torch.float64),))
+    assert "aten::copy_" in called(traced)
+    compact = gp.rewrite(traced, random_plan(traced, half=True), module_form=False)
+    assert compact.graph.last.shape == (3,)
+    compact.graph(torch.ones(2, 3, dtype=torch.float64))
+    assert compact.graph.last.any()
 
 
 def test_every_axis_rule_has_a_case() -> None:

@@ -33,8 +33,6 @@ NOT_PRUNED: dict[str, str] = {
     "longformer": CAPTURE.format("LongformerForMaskedLM"),
     "led": CAPTURE.format("LEDForConditionalGeneration"),
     "vilt": CAPTURE.format("ViltModel"),
-    # states are written into a tensor step by step
-    "rwkv": "nothing of it can be cut",
     # a statistic over the channels of every MLP (GRN) and of the residual
     "convnextv2": "nothing of it can be cut",
 }
