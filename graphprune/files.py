@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import DiskFullError, GraphPruneError, OutputExistsError
+from .errors import DiskFullError, FileFormatError, GraphPruneError, OutputExistsError
+from .quiet import first_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -30,6 +31,23 @@ def is_disk_full(error: BaseException) -> bool:
             return True
         current = current.__cause__ or current.__context__
     return False
+
+
+def check_safetensors(file: Path) -> None:
+    """Read the header of a safetensors file and hold it against the length of the file.
+
+    Raises:
+        FileFormatError: the file is truncated or corrupt; the message names it.
+    """
+    from safetensors import SafetensorError, safe_open  # here: most of this module is used without torch
+
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise FileFormatError(
+            f"The weight file {file} is truncated or corrupt ({first_line(error)}): get it again."
+        ) from error
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from ..axes import Axis, atoms
 from ..errors import VerificationError
 from ..masks import Keep, SlotOutsideError, keep_mask
 from ..program import Inference, Program, fetch, has, location
+from ..quiet import first_line
 from ..rules import Dims
 from ..rules.registry import bound_arguments, operator_name
 from ..rules.statistics import Masks, references
@@ -199,7 +200,7 @@ def check_graph(check: Check, compact: fx.GraphModule) -> float:
     try:
         outputs = _run_graph(check.program, promoted, values)
     except Exception as error:
-        raise VerificationError(f"the graph form does not run: {_first_line(error)}") from error
+        raise VerificationError(f"the graph form does not run: {first_line(error)}") from error
     worst = difference(check.masked_graph, outputs)
     if not worst <= check.tolerance:
         where = _first_disagreement(check, promoted, values)
@@ -216,7 +217,7 @@ def check_module(check: Check, compact: nn.Module) -> float:
     try:
         outputs = run_module(check.program, compact, check.sliced, check.dtype)
     except Exception as error:
-        raise VerificationError(f"the module form does not run: {_first_line(error)}") from error
+        raise VerificationError(f"the module form does not run: {first_line(error)}") from error
     worst = difference(check.masked, outputs)
     if not worst <= check.module_tolerance:
         raise VerificationError(f"the module form differs from the masked model by {worst:.1e}")
@@ -471,7 +472,3 @@ def _cut_statistics(program: Program, inference: Inference, keep: Keep) -> dict[
                 f"{node.target} takes a statistic over what is cut, and there is no reference for it"
             )
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DiskFullError, GraphPruneError, OutputExistsError, TrainingError, TrainingInterrupted
+from ..errors import OutputExistsError, TrainingError
 from ..files import refuse_existing
 from .apply import save_and_tell
 from .console import TuningProgress, show, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor, nn
 
     from ..plan import PruningPlan
@@ -93,7 +90,7 @@ def tune_and_plan(
     """:func:`graphprune.training.finetune.prune_while_tuning` with its progress on the screen."""
     from ..training.finetune import prune_while_tuning
 
-    with _no_run_without_checkpoint(run_directory, resume=resume), TuningProgress("tune and prune") as shown:
+    with TuningProgress("tune and prune") as shown:
         result = prune_while_tuning(
             model,
             tokenizer,
@@ -113,16 +110,3 @@ def _check_run(run_directory: Path, *, resume: bool) -> None:
         raise OutputExistsError(
             f"{run_directory} holds an earlier run that did not end: go on with it with --resume, or remove it first."
         )
-
-
-@contextmanager
-def _no_run_without_checkpoint(run_directory: Path, *, resume: bool) -> Iterator[None]:
-    """A run that failed before its first checkpoint is not kept: there is nothing in it to go on from."""
-    try:
-        yield
-    except (TrainingInterrupted, DiskFullError):
-        raise
-    except GraphPruneError:
-        if not resume and run_directory.is_dir() and not any(run_directory.glob("checkpoint-*")):
-            shutil.rmtree(run_directory, ignore_errors=True)
-        raise

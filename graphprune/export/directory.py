@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -36,7 +36,7 @@ from ..adapters import adapter_layers, is_peft_model, outputs_of, plain_modules,
 from ..compact import CompactModel
 from ..errors import ExportError, FileFormatError, GraphPruneError, PlanError
 from ..expressible import is_transformers_model, misfit
-from ..files import is_disk_full, new_directory
+from ..files import check_safetensors, is_disk_full, new_directory
 from ..origin import Origin, Sizes, configs_of
 from ..passes.verify import difference
 from ..plan import PruningPlan
@@ -511,16 +511,10 @@ def _check_weights(directory: Path) -> None:
 
 
 def _check_safetensors(file: Path) -> None:
-    """Read the header of a safetensors file, which also holds its length."""
+    """Read the header of a safetensors file, which must be there."""
     if not file.is_file():
         raise FileFormatError(f"{file} is missing: copy the whole directory, or save the model again")
-    try:
-        with safe_open(file, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise FileFormatError(
-            f"{file} is truncated or corrupt ({first_line(error)}): copy it again, or save the model again"
-        ) from error
+    check_safetensors(file)
 
 
 def _read_object(file: Path) -> dict[str, Any]:

