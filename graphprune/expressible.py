@@ -12,7 +12,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial, wraps
+from itertools import combinations, takewhile
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .adapters import without_adapters
+from .budget import is_adapter
 from .errors import GraphPruneError
 from .groups import PruningGroup
 from .masks import Keep, Kept, kept_size
@@ -35,6 +38,9 @@ from .traced import TracedModel
 
 MOST_COUNTED = 256
 """Groups with more units than this are channels of some kind: any number of them is taken to be fine for a config."""
+
+MOST_TRIED = 16
+"""So many pairs of families are tried at most: each takes a run of the model."""
 
 STEP = 8
 """How many numbers of any type kernels want aligned at most: 16 bytes of 16-bit numbers."""
@@ -60,26 +66,118 @@ def _once_per_model(question: Callable[[TracedModel], Answer]) -> Callable[[Trac
 
 def is_configured(traced: TracedModel) -> bool:
     """Whether the model is one of transformers, built from a config."""
-    return _config(traced.module) is not None
+    return _config(traced.program.module) is not None
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What a form of a model can express.
+
+    ``counts`` holds for each family of groups that can be cut the numbers of units that its groups may keep, ``ties``
+    the groups that can only be cut together, each by the same share of its units.
+    """
+
+    counts: Mapping[str, tuple[int, ...]]
+    ties: tuple[tuple[PruningGroup, ...], ...] = ()
+
+    def choose(self, groups: Sequence[PruningGroup]) -> tuple[list[PruningGroup], list[tuple[PruningGroup, ...]]]:
+        """Those of some groups that can be cut, and the ties between them: a tie is whole, or nothing of it is cut."""
+        names = {group.name for group in groups}
+        tied = {group.name: tie for tie in self.ties for group in tie}
+        chosen = [
+            group
+            for group in groups
+            if group.family in self.counts and all(other.name in names for other in tied.get(group.name, ()))
+        ]
+        left = {group.name for group in chosen}
+        return chosen, [tie for tie in self.ties if tie[0].name in left]
 
 
 @_once_per_model
-def module_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
-    """For each family of groups that the module form can cut, the numbers of units that it may keep.
+def module_cuts(traced: TracedModel) -> Cuts:
+    """What the module form can express.
 
-    Those are all numbers, or the multiples of ``STEP`` where the module runs with such a number but not with any: the
-    kernels of experts want rows that are aligned.
+    A family may keep any number of units, or a multiple of ``STEP`` where the module runs with such a number but not
+    with any: the kernels of experts want rows that are aligned.
     """
     agrees = _check_of(traced)
-    found: dict[str, tuple[int, ...]] = {}
+    counts: dict[str, tuple[int, ...]] = {}
+    left: list[list[PruningGroup]] = []
     for family, members in _families(traced.groups.cuttable):
         units = members[0].units
         for step in (1, STEP):
-            counts = tuple(range((units - 1) // step * step, 0, -step))
-            if counts and agrees(_first(members, counts[0])):
-                found[family] = counts
+            numbers = tuple(range((units - 1) // step * step, 0, -step))
+            if numbers and agrees(_first(members, numbers[0])):
+                counts[family] = numbers
                 break
-    return found
+        else:
+            left.append(members)
+    ties: list[tuple[PruningGroup, ...]] = []
+    for families in _together(left, lambda families: agrees(_all_but_one_part(families))):
+        counts |= _shares(families)
+        layers = list(zip(*families, strict=False))
+        alone = _all_but_one_part([[group] for group in layers[0]])
+        each_alone = len({len(members) for members in families}) == 1 and len(layers) > 1 and agrees(alone)
+        ties += layers if each_alone else [tuple(group for members in families for group in members)]
+    return Cuts(counts, tuple(ties))
+
+
+def module_counts(traced: TracedModel) -> Mapping[str, tuple[int, ...]]:
+    """For each family of groups that the module form can cut, the numbers of units that it may keep."""
+    return module_cuts(traced).counts
+
+
+Families = Sequence[Sequence[PruningGroup]]
+"""The groups of some families."""
+
+
+def _together(left: Families, agrees: Callable[[Families], bool]) -> Iterator[Families]:
+    """Of families that can't be cut one by one, those that can be cut together: pairs, and what remains of a kind.
+
+    Neighbours in the model are tried first, and no more than ``MOST_TRIED`` pairs.
+    """
+    pairs = sorted(combinations(range(len(left)), 2), key=lambda pair: _distance(left[pair[0]], left[pair[1]]))
+    tied: set[int] = set()
+    for pair in pairs[:MOST_TRIED]:
+        families = [left[index] for index in pair]
+        if tied.isdisjoint(pair) and _parts(families) > 1 and agrees(families):
+            tied.update(pair)
+            yield families
+    for kind in dict.fromkeys(members[0].kind for members in left):
+        rest = [members for index, members in enumerate(left) if index not in tied and members[0].kind == kind]
+        if len(rest) > 2 and _parts(rest) > 1 and agrees(rest):
+            yield rest
+
+
+def _distance(a: Sequence[PruningGroup], b: Sequence[PruningGroup]) -> tuple[bool, int]:
+    """How far apart two families are: of other kinds, and with few modules around both."""
+    paths = [members[0].name.rpartition(":")[0].split(".") for members in (a, b)]
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*paths, strict=False)))
+    return a[0].kind != b[0].kind, -shared
+
+
+def _parts(families: Families) -> int:
+    """Into how many parts the units of each of these groups can be dealt."""
+    return math.gcd(*(group.units for members in families for group in members))
+
+
+def _all_but_one_part(families: Families) -> dict[int, Kept]:
+    """The same share of each of these groups: all but one part."""
+    parts = _parts(families)
+    return {
+        atom: kept
+        for members in families
+        for atom, kept in _first(members, members[0].units // parts * (parts - 1)).items()
+    }
+
+
+def _shares(families: Families) -> dict[str, tuple[int, ...]]:
+    """The numbers of units in some parts of each family."""
+    parts = _parts(families)
+    return {
+        members[0].family: tuple(range(members[0].units - members[0].units // parts, 0, -members[0].units // parts))
+        for members in families
+    }
 
 
 def _first(groups: Iterable[PruningGroup], count: int) -> dict[int, Kept]:
@@ -142,38 +240,113 @@ def patterned(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generat
 
 
 @_once_per_model
-def config_counts(traced: TracedModel) -> dict[str, tuple[int, ...]]:
-    """For each family that the config of a transformers model can express, the numbers of units that it accepts.
+def config_cuts(traced: TracedModel) -> Cuts:
+    """What the config of a transformers model can express.
 
-    All groups of the family then keep the same number. A family with a buffer that is not saved (rotary frequencies) is
-    not among them: it would be computed anew from the config.
+    All groups of a family then keep the same number of units. A family with a buffer that is not saved (rotary
+    frequencies) is not among them: it would be computed anew from the config. Families that can only be cut together
+    are tried with values too, since a config that has their size may use it for more: attention then divides by the
+    root of the new one.
     """
-    found: dict[str, tuple[int, ...]] = {}
-    config = _config(traced.module)
+    config = _config(traced.program.module)
     if config is None:
-        return found
-    counted = counted_axes(traced.inference, traced.groups)
-    plain = without_adapters(traced.module)
-    names = _names_in(traced, plain)
+        return Cuts({})
+    ask = _ConfigCheck.of(traced, config)
+    counts: dict[str, tuple[int, ...]] = {}
+    left: list[list[PruningGroup]] = []
     for family, members in _families(traced.groups.cuttable):
-        units = members[0].units
         if members[0].kind == "lora_rank":
-            found[family] = tuple(range(units - 1, 0, -1))  # no config knows of adapters
+            counts[family] = tuple(range(members[0].units - 1, 0, -1))  # no config knows of adapters
+        elif any(_is_computed(traced, member.parameter) for group in members for member in group.members):
             continue
-        if any(_is_computed(traced, member.parameter) for group in members for member in group.members):
-            continue
-        counts = list(range(units - 1, 0, -1))
-        if units <= MOST_COUNTED:
-            whole = config.to_dict()
-            patched = patch_config(config, traced.module, counted, _first(members, units - 1)).to_dict()
-            counts = [n for n in counts if _is_config(type(config), _scaled(whole, patched, n / units))]
-        if counts:
-            keep = _first(members, counts[0])
-            made = patch_config(config, traced.module, counted, keep)
-            shapes = {ours: _cut_shape(traced, name, keep) for ours, name in names.items()}
-            if _misfit(type(plain), made, shapes) is None:
-                found[family] = tuple(counts)
-    return found
+        elif accepted := ask.accepted([members]):
+            counts[family] = tuple(accepted)
+        else:
+            left.append(members)
+    ties: list[tuple[PruningGroup, ...]] = []
+    for families in _together(left, lambda families: bool(ask.accepted(families)) and ask.agrees(families)):
+        parts = _parts(families)
+        kept = ask.accepted(families)
+        counts |= {members[0].family: tuple(members[0].units // parts * n for n in kept) for members in families}
+        ties.append(tuple(group for members in families for group in members))
+    return Cuts(counts, tuple(ties))
+
+
+def config_counts(traced: TracedModel) -> Mapping[str, tuple[int, ...]]:
+    """For each family that the config of a transformers model can express, the numbers of units that it accepts."""
+    return config_cuts(traced).counts
+
+
+@dataclass(frozen=True)
+class _ConfigCheck:
+    """Whether the config of a traced model can express a cut.
+
+    ``kind`` is the class of the model without adapters, and ``names`` leads from the names of its tensors to those of
+    the traced one.
+    """
+
+    traced: TracedModel
+    config: Any
+    counted: Mapping[str, Counted]
+    kind: Any
+    names: Mapping[str, str]
+
+    @staticmethod
+    def of(traced: TracedModel, config: Any) -> _ConfigCheck:
+        plain = without_adapters(traced.program.module)
+        counted = counted_axes(traced.inference, traced.groups)
+        return _ConfigCheck(traced, config, counted, type(plain), _names_in(traced, plain))
+
+    def patched(self, keep: Keep) -> Any:
+        return patch_config(self.config, self.traced.program.module, self.counted, keep)
+
+    def accepted(self, families: Families) -> list[int]:
+        """The numbers of parts that the groups of some families may keep together; none where the shapes differ."""
+        parts = _parts(families)
+        counts = list(range(parts - 1, 0, -1))
+        if counts and parts <= MOST_COUNTED:
+            whole, patched = self.config.to_dict(), self.patched(_all_but_one_part(families)).to_dict()
+            counts = [n for n in counts if _is_config(type(self.config), _scaled(whole, patched, n / parts))]
+        if not counts:
+            return []
+        keep = {
+            atom: kept
+            for members in families
+            for atom, kept in _first(members, members[0].units // parts * counts[0]).items()
+        }
+        shapes = {ours: _cut_shape(self.traced, name, keep) for ours, name in self.names.items()}
+        return counts if _misfit(self.kind, self.patched(keep), shapes) is None else []
+
+    def agrees(self, families: Families) -> bool:
+        """Whether the model that the config makes computes what the graph form does; not where there are no values."""
+        keep = _all_but_one_part(families)
+        traced = self.traced
+        if any(traced.program.tensor(name).is_meta for name in traced.table):
+            return False
+        tensors = _random_tensors(traced, keep, torch.float64)
+        for name in tensors:
+            if is_adapter(name):
+                tensors[name] = torch.zeros_like(tensors[name])
+        config = self.patched(keep)
+        try:
+            with quietly(), torch.device("meta"):
+                made = self.kind(type(config).from_dict(config.to_dict()))
+            _put(made, {ours: tensors[name] for ours, name in self.names.items()})
+            graph = recompute_shapes(traced.program, traced.inference, keep, tensors)
+        except Exception:  # whatever a config or a constructor finds wrong with its numbers
+            return False
+        return same_values(traced.program, graph, made, torch.float64)
+
+
+def _put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a module other tensors, of any types and shapes."""
+    for name, tensor in tensors.items():
+        owner, _, attribute = name.rpartition(".")
+        place = module.get_submodule(owner)
+        if attribute in place._parameters:
+            place._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
+        else:
+            place._buffers[attribute] = tensor
 
 
 def _scaled(whole: Mapping[str, Any], patched: Mapping[str, Any], share: float) -> dict[str, Any]:
@@ -254,7 +427,7 @@ def _is_computed(traced: TracedModel, name: str) -> bool:
     if info is None or not info.is_buffer:
         return False
     owner, _, attribute = name.rpartition(".")
-    return attribute in traced.module.get_submodule(owner)._non_persistent_buffers_set
+    return attribute in traced.program.module.get_submodule(owner)._non_persistent_buffers_set
 
 
 def _runs(traced: TracedModel, counted: Mapping[str, Counted], keep: Keep) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 from .budget import Budget, Counts, Of, is_adapter, mac_cost, parameter_cost
 from .constraints import Constraints, PerKind
 from .errors import BudgetError, PlanError
-from .expressible import config_counts, is_configured, module_counts
+from .expressible import config_cuts, is_configured, module_cuts
 from .groups import PruningGroup
 from .ladders import Ladder, Normalize, Scope, asked_as, build_ladders
 from .latency import LatencyTable
@@ -93,15 +93,16 @@ def select(
     groups = rules.choose(traced, groups) if groups else groups
     groups = outside_layers(traced, groups, skip_layers)
     allowed: Mapping[str, tuple[int, ...]] | None = None
+    joint: list[tuple[PruningGroup, ...]] = []
     if homogeneous and is_configured(traced):
-        allowed = config_counts(traced)
-        families = _whole_families(traced, groups) & allowed.keys()
-        groups = [group for group in groups if group.family in families]
+        families = _whole_families(traced, groups)
+        groups, joint = config_cuts(traced).choose([group for group in groups if group.family in families])
+        allowed = config_cuts(traced).counts
         _check_configured(traced, rules, fixed.values(), allowed)
     elif form == "module":
-        allowed = module_counts(traced)
-        groups = [group for group in groups if group.family in allowed]
-    ties = rules.ties(traced, groups)
+        groups, joint = module_cuts(traced).choose(groups)
+        allowed = module_cuts(traced).counts
+    ties = [*rules.ties(traced, groups), *joint]
     if not groups and not fixed and skip_layers:
         raise BudgetError("nothing outside the layers that are skipped can be cut in this way: skip fewer of them")
     if not groups and not fixed:
