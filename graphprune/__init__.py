@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .adapters import merge_adapters
     from .api import prune
     from .compact import CompactModel
+    from .compensation import compensate
     from .constraints import Constraints
     from .errors import GraphPruneError
     from .export.directory import load, save
@@ -53,6 +54,7 @@ _MODULES = {
     "PruningPlan": "plan",
     "Scores": "scores",
     "TracedModel": "traced",
+    "compensate": "compensation",
     "export_onnx": "export.onnx",
     "load": "export.directory",
     "measure_latency": "latency",
@@ -98,6 +100,7 @@ __all__ = [
     "Scores",
     "TracedModel",
     "__version__",
+    "compensate",
     "export_onnx",
     "load",
     "measure_latency",

@@ -93,10 +93,16 @@ def without_adapters(module: nn.Module) -> nn.Module:
     Raises:
         RewriteError: the module can't be copied, or peft can't take the adapters out.
     """
-    if not adapter_layers(module):
-        return module
-    shared = [*module.parameters(), *module.buffers()]
-    return _taken_out(_deep_copy(module, {id(tensor): tensor for tensor in shared}), merge=False)
+    return _taken_out(shared_copy(module), merge=False) if adapter_layers(module) else module
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module that shares its tensors.
+
+    Raises:
+        RewriteError: the module can't be copied.
+    """
+    return _deep_copy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
 def merged_copy(module: nn.Module) -> nn.Module:

@@ -26,7 +26,14 @@ LAYERS: list[set[str]] = [
         "graphprune.criteria",
         "graphprune.aggregate",
     },
-    {"graphprune.adapters", "graphprune.origin", "graphprune.compact", "graphprune.pipeline", "graphprune.scoring"},
+    {
+        "graphprune.adapters",
+        "graphprune.origin",
+        "graphprune.compact",
+        "graphprune.pipeline",
+        "graphprune.scoring",
+        "graphprune.compensation",
+    },
     {
         "graphprune.expressible",
         "graphprune.constraints",

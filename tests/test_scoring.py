@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune as gp
-from graphprune.criteria import Criterion, Flap, Lora, Magnitude, Random, Taylor, WandaSp
+from graphprune.criteria import CRITERIA, Criterion, Flap, Lora, Magnitude, Random, Taylor, WandaSp
 from graphprune.criteria.taylor import Level, Order
 from graphprune.errors import ScoreError
 from graphprune.matrices import Matrix, matrices
@@ -178,7 +178,7 @@ def test_no_gradient_of_a_weight_is_made(llama: TracedModel) -> None:
         (
             "best",
             {},
-            "there is no criterion 'best': use one of flap, lora, magnitude, random, taylor, wanda_sp, or pass an ",
+            f"there is no criterion 'best': use one of {', '.join(sorted(CRITERIA))}, or pass an object",
         ),
         ("magnitude", {"seed": 3}, "the criterion 'magnitude' can't be made with {'seed': 3}: "),
     ],

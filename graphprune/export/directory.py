@@ -289,6 +289,7 @@ def _from_layers(directory: Path, about: Mapping[str, Any], model: nn.Module | N
         module = _dense_on_meta(directory, about)
     elif model is not None:
         module = model
+        _add_biases(module, file)
         if about["dense"] is not None and fingerprint(parameter_table(model)) != about["dense"]:
             raise PlanError(
                 f"{type(model).__name__} has other parameters than the dense {about['architecture']} that {directory} "
@@ -323,6 +324,7 @@ def _from_graph(directory: Path, about: Mapping[str, Any], model: nn.Module | No
             "the dense module, gp.load(path, model=…); it may be on the meta device"
         )
     dense = _dense_on_meta(directory, about) if model is None else model
+    _add_biases(dense, directory / WEIGHTS)
     return read_graph(dense, read_plan(directory), about, directory / WEIGHTS)
 
 
@@ -336,6 +338,16 @@ def _dense_on_meta(directory: Path, about: Mapping[str, Any]) -> nn.Module:
         raise FileFormatError(
             f"{directory / DENSE_CONFIG} makes no {kind.__name__} ({first_line(error)}): save the model again"
         ) from error
+
+
+def _add_biases(dense: nn.Module, file: Path) -> None:
+    """Give layers the biases that the file has and they lack, as :func:`graphprune.compensate` did before the cut."""
+    with safe_open(file, framework="pt") as stored:
+        names = set(stored.keys())
+    for path, child in dense.named_modules():
+        if child._parameters.get("bias", child) is None and (f"{path}.bias" if path else "bias") in names:
+            weight: Any = child.weight
+            child.bias = nn.Parameter(weight.new_zeros(weight.shape[0]), weight.requires_grad)
 
 
 def _set_sizes(modules: Mapping[str, nn.Module], sizes: Sizes) -> None:
@@ -358,8 +370,9 @@ def _put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], aliases: Mapp
         child, attribute = owners[name]
         old = getattr(child, attribute)
         tensor = placed[aliases[name]] if name in aliases else tensors[name]
-        if isinstance(old, nn.Parameter) and not isinstance(tensor, nn.Parameter):
-            tensor = nn.Parameter(tensor, requires_grad=old.requires_grad and tensor.is_floating_point())
+        if attribute in child._parameters and not isinstance(tensor, nn.Parameter):
+            trained = old is None or old.requires_grad
+            tensor = nn.Parameter(tensor, requires_grad=trained and tensor.is_floating_point())
         placed[name] = tensor
         setattr(child, attribute, tensor)
     lacking = [
