@@ -123,10 +123,15 @@ class LoRAPruneCallback(TrainerCallback):
         with as_it_was_made(model):
             example = self.example if self.example is not None else example_from(model, dataloader)
             traced = trace(model) if example is None else trace(model, example)
-        self._pruner = Pruner(traced, self.config, total_steps)
+            self._pruner = Pruner(traced, self.config, total_steps)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.fsdp:  # after this the Trainer shards the model; the number of steps is known only then
+            if int((args.fsdp_config or {}).get("version", 2)) < 2:  # type: ignore[union-attr]
+                raise TrainingError(
+                    "FSDP of version 1 makes flat parameters of all others, which can't be pruned: use "
+                    'fsdp_config={"version": 2}'
+                )
             self.begin(kwargs["model"], 1, kwargs.get("train_dataloader"))
 
     def on_train_begin(

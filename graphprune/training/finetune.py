@@ -58,6 +58,7 @@ from .callback import LoRAPruneCallback, checkpoint_of
 from .checkpoint import (
     check_readable,
     check_same_settings,
+    checkpoints,
     complete_checkpoints,
     read_config,
     remove_incomplete,
@@ -122,7 +123,8 @@ def prune_while_tuning(
 
     The model gets LoRA adapters, unless it has some, and is changed. Ctrl-C ends the run after the step that it is in,
     with a checkpoint; a second Ctrl-C ends it at once. A run that was resumed gives the same result as one that was not
-    interrupted, given the same machine and number of threads.
+    interrupted, given the same machine and number of threads, wherever it was interrupted: also by a kill in the middle
+    of a checkpoint.
 
     Args:
         model: a model of transformers, or one with adapters already.
@@ -130,7 +132,7 @@ def prune_while_tuning(
         windows: token ids ``[n, length]``.
         config: the settings.
         run_directory: where checkpoints go; must not exist, or with ``resume`` hold a run that can go on.
-        resume: go on from the last complete checkpoint.
+        resume: go on from the last complete checkpoint, or from the beginning where there is none yet.
         progress: called after each step.
 
     Raises:
@@ -317,8 +319,8 @@ def _open_run(directory: Path, config: PruneConfig, identity: dict[str, str], to
             tokenizer.save_pretrained(temporary / "tokenizer")
 
 
-def _resumable(directory: Path, config: PruneConfig, identity: dict[str, str]) -> Path:
-    """The last complete checkpoint of a run, which must be the run that is asked for."""
+def _resumable(directory: Path, config: PruneConfig, identity: dict[str, str]) -> Path | None:
+    """The last complete checkpoint of a run, which must be the run that is asked for; None for its beginning."""
     if not (directory / "run.json").is_file():
         raise TrainingError(f"there is no run in {directory} to go on with: start it without --resume")
     try:
@@ -331,13 +333,12 @@ def _resumable(directory: Path, config: PruneConfig, identity: dict[str, str]) -
             raise TrainingError(f"the run in {directory} is of another {name}: go on with that, or start a new run")
     check_same_settings(read_config(directory / "config.json"), config, directory)
     complete = complete_checkpoints(directory)
-    if not complete:
-        raise TrainingError(
-            f"the run in {directory} has no complete checkpoint to go on from: remove it, and start it without --resume"
-        )
-    remove_incomplete(directory)
-    check_readable(complete[-1])
-    return complete[-1]
+    if complete:
+        check_readable(complete[-1])
+    # The Trainer counts checkpoints, and removes the one that was changed first: not half of it, nor half an old one.
+    for path in set(checkpoints(directory)) - set(complete[-1:]):
+        shutil.rmtree(path, ignore_errors=True)
+    return complete[-1] if complete else None
 
 
 @contextmanager

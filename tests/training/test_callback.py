@@ -109,7 +109,8 @@ def test_mixed_precision_and_gradient_checkpointing(arguments: dict[str, Any], t
     plain_trainer(model, tmp_path, callback, save_strategy="no", **arguments).train()
     compact = callback.compact(adapters="merge")
     assert compact.ratio == pytest.approx(0.3, abs=0.01)
-    assert "_original_forward" not in vars(compact.module)
+    assert compact.module is not None
+    assert not {"forward", "_original_forward"} & vars(compact.module).keys()
 
 
 def test_other_criteria_and_full_tuning(tmp_path: Path) -> None:
@@ -148,6 +149,16 @@ def test_a_resumed_training_gives_the_same(tmp_path: Path) -> None:
     assert resumed.plan == whole.plan
     for (name, expected), value in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(value, expected), name
+
+
+def test_flat_parameters_are_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as error:
+        plain_trainer(
+            tiny_with_adapters(), tmp_path, LoRAPruneCallback(ratio=0.3), fsdp=True, fsdp_config={"version": 1}
+        )
+    assert str(error.value) == (
+        'FSDP of version 1 makes flat parameters of all others, which can\'t be pruned: use fsdp_config={"version": 2}'
+    )
 
 
 def test_resuming_without_a_state_of_pruning(tmp_path: Path) -> None:

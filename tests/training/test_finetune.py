@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from graphprune.training.config import PruneConfig
 from graphprune.training.finetune import TuneProgress, TuneResult, prune_while_tuning
 
 from .tiny import random_windows, tiny_llama, unmasked
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = PruneConfig(ratio=0.3, steps=18, interval=3, lora_rank=4, learning_rate=1e-2, save_steps=7)
 
@@ -57,8 +61,11 @@ def test_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_two_runs_are_the_same(tmp_path: Path, uninterrupted: TuneResult) -> None:
-    assert_same(run(tmp_path / "run"), uninterrupted)
+def test_the_settings_that_a_run_saves_reproduce_it(tmp_path: Path, uninterrupted: TuneResult) -> None:
+    run(tmp_path / "first", CONFIG)
+    saved = PruneConfig.from_json((tmp_path / "first" / "config.json").read_text(encoding="utf-8"))
+    assert saved == CONFIG
+    assert_same(run(tmp_path / "second", saved), uninterrupted)
 
 
 def test_homogeneous(tmp_path: Path) -> None:
@@ -102,6 +109,38 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path: Path, uninterr
     directory = tmp_path / "run"
     run(directory)
     (directory / "checkpoint-18" / "graphprune").rename(tmp_path / "state")
+    assert_same(run(directory, resume=True), uninterrupted)
+
+
+KILLS = ["step 1", "step 3", "step 10", "step 18", "scored 3", "masked 3", "masked 12"]
+KILLS += [f"write {number}" for number in range(1, 56, 6)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", KILLS)
+def test_a_run_that_was_killed(where: str, tmp_path: Path, uninterrupted: TuneResult) -> None:
+    """See ``killed.py`` for what the places are called."""
+    directory = tmp_path / "run"
+    command = [sys.executable, "-m", "tests.training.killed", str(directory), where]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert_same(run(directory, resume=True), uninterrupted)
+
+
+def test_half_of_an_old_checkpoint_is_not_gone_on_from(tmp_path: Path, uninterrupted: TuneResult) -> None:
+    """Killed while it was removed, it was changed last, and would outlive the newer ones."""
+    directory = tmp_path / "run"
+    run(directory, replace(CONFIG, save_steps=3))
+    (directory / "checkpoint-15" / "optimizer.pt").unlink()
+    assert_same(run(directory, replace(CONFIG, save_steps=3), resume=True), uninterrupted)
+    assert [path.name for path in directory.glob("checkpoint-*")] == ["checkpoint-18"]
+
+
+def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path, uninterrupted: TuneResult) -> None:
+    directory = tmp_path / "run"
+    run(directory)
+    for path in directory.glob("checkpoint-*"):
+        path.rename(tmp_path / path.name)
     assert_same(run(directory, resume=True), uninterrupted)
 
 
