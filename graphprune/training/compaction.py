@@ -17,6 +17,7 @@ Plans, scores, budgets and checkpoints stay those of the model as it was before:
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Mapping
@@ -62,6 +63,7 @@ class Compaction:
         """What was seen at each cut."""
         self._dense: nn.Module | None = None
         self._whole: Wholeness | None = None
+        self._optimizer_is_known = False
         self._check()
 
     def cut(self, plan: PruningPlan, optimizer: Any = None) -> None:
@@ -78,8 +80,7 @@ class Compaction:
         masks = self._masks(plan)
         if not masks:
             return
-        if optimizer is not None:
-            check_optimizer(optimizer)
+        self.know(optimizer)
         if self._dense is None:
             self._dense = without_values(self.traced.module)
         start = time.perf_counter()
@@ -94,6 +95,17 @@ class Compaction:
         self.plan, self.there = plan, self._all_masks(plan)
         self.release()
         self._whole = Wholeness(self.traced, self.there, torch_optimizer(optimizer))
+        self._whole.attach()
+
+    def know(self, optimizer: Any) -> None:
+        """See once, as soon as an optimiser has made a step, whether its state can be cut.
+
+        Raises:
+            TrainingError: it can't.
+        """
+        if optimizer is not None and not self._optimizer_is_known:
+            check_optimizer(optimizer)
+            self._optimizer_is_known = bool(torch_optimizer(optimizer).state)
 
     def release(self) -> None:
         """Let state dicts be those of the model as it is."""
@@ -112,7 +124,10 @@ class Compaction:
         Raises:
             GraphPruneError: whatever :func:`graphprune.rewrite` raises.
         """
-        self.release()
+        with contextlib.nullcontext() if self._whole is None else self._whole.paused():
+            return self._result(plan, options)
+
+    def _result(self, plan: PruningPlan, options: dict[str, Any]) -> CompactModel:
         module, reports = self.traced.module, list(self.reports)
         masks = self._masks(plan)
         if masks:

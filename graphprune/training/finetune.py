@@ -304,6 +304,8 @@ def _train(trainer: Trainer, model: nn.Module, callback: LoRAPruneCallback, chec
     trainer.state = state
     callback.begin(model, state.max_steps)
     restore_state(callback.pruner, checkpoint)
+    if callback.pruner.compaction is not None:
+        callback.pruner.compaction.release()
 
 
 def _open_run(directory: Path, config: PruneConfig, identity: dict[str, str], tokenizer: Any | None) -> None:

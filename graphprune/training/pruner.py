@@ -29,7 +29,7 @@ from ..scores import Scores
 from ..scoring import score_units
 from ..selection import removed_share, select
 from ..traced import TracedModel
-from .compaction import Compaction, check_optimizer
+from .compaction import Compaction
 from .config import PruneConfig
 from .masking import Slice, masks_of, removed_slices, zero
 from .wrapping import as_it_was_made
@@ -195,8 +195,8 @@ class Pruner:
             TrainingError: the optimiser has a state that can't be cut, or the model can't be copied.
             VerificationError: the cut model does not compute what the masked one computes.
         """
-        if self.compaction is not None and optimizer is not None:
-            check_optimizer(optimizer)  # at the first step, and not only at the first cut
+        if self.compaction is not None:
+            self.compaction.know(optimizer)  # at the first step, and not only at the first cut
         if self.is_cut_due():
             self.cut(self.plan, optimizer)
 

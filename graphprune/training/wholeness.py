@@ -11,7 +11,8 @@ loaded after further cuts. Positions that are gone hold zeros.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,19 +61,35 @@ class Wholeness:
         def narrowed_states(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
             return _mapped(optimizer, state, masks, whole=False)
 
-        self._handles: list[Any] = [
-            module.register_state_dict_post_hook(widened),
-            module.register_load_state_dict_pre_hook(narrowed),
+        self._hooks: list[tuple[Callable[[Any], Any], Any]] = [
+            (module.register_state_dict_post_hook, widened),
+            (module.register_load_state_dict_pre_hook, narrowed),
         ]
         if optimizer is not None:
-            self._handles.append(optimizer.register_state_dict_post_hook(widened_states))
-            self._handles.append(optimizer.register_load_state_dict_pre_hook(narrowed_states))
+            self._hooks.append((optimizer.register_state_dict_post_hook, widened_states))
+            self._hooks.append((optimizer.register_load_state_dict_pre_hook, narrowed_states))
+        self._handles: list[Any] = []
+
+    def attach(self) -> None:
+        """State dicts are those of the whole model."""
+        self._handles = [register(hook) for register, hook in self._hooks]
 
     def detach(self) -> None:
         """State dicts are those of the model as it is."""
         for handle in self._handles:
             handle.remove()
-        self._handles.clear()
+        self._handles = []
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the context it is not attached."""
+        was_attached = bool(self._handles)
+        self.detach()
+        try:
+            yield
+        finally:
+            if was_attached:
+                self.attach()
 
 
 def torch_optimizer(optimizer: Any) -> Any:

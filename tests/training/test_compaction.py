@@ -1,5 +1,6 @@
 """A model that is cut while it is trained: nothing but its size and its speed changes."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,11 +22,13 @@ from transformers import (
 )
 
 import graphprune as gp
-from graphprune.errors import RewriteError, TrainingError, VerificationError
+from graphprune.errors import RewriteError, TrainingError, TrainingInterrupted, VerificationError
 from graphprune.passes.slice_parameters import masks_within, parameter_masks, slice_tensor, widen
 from graphprune.training import compaction
 from graphprune.training.callback import LoRAPruneCallback
 from graphprune.training.compaction import check_optimizer
+from graphprune.training.config import PruneConfig
+from graphprune.training.finetune import TuneProgress, TuneResult, prune_while_tuning
 
 from .tiny import VOCABULARY, plain_trainer, random_windows, tiny_llama, tiny_with_adapters
 
@@ -330,6 +333,34 @@ def test_a_training_that_was_killed(whole: tuple[LoRAPruneCallback, Path], tmp_p
         assert torch.equal(value, other), name
 
 
+def press_ctrl_c(now: TuneProgress) -> None:
+    if now.step == 9:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_of_its_own(tmp_path: Path) -> None:
+    """It is interrupted, goes on to its end, and there is nothing to do when it is resumed once more."""
+    config = PruneConfig(ratio=0.5, steps=12, interval=2, lora_rank=4, compaction=0.2, save_steps=20)
+
+    def run(name: str, **options: Any) -> TuneResult:
+        return prune_while_tuning(tiny_llama(), None, random_windows(), config, tmp_path / name, **options)
+
+    expected = run("whole")
+    with pytest.raises(TrainingInterrupted):
+        run("interrupted", progress=press_ctrl_c)
+    for result in (run("interrupted", resume=True), run("interrupted", resume=True)):
+        assert result.plan == expected.plan
+        assert result.losses == expected.losses
+        assert sum(value.numel() for value in result.traced.module.parameters()) == expected.compact().parameter_count
+        left = result.traced.module.named_parameters()
+        for (name, value), other in zip(left, expected.traced.module.parameters(), strict=True):
+            assert torch.equal(value, other), name
+        assert result.traced.module.state_dict()[name].shape == value.shape
+    compact = result.compact(adapters="merge")
+    assert compact.ratio == pytest.approx(0.5, abs=0.01)
+    assert compact.plan == expected.compact(adapters="merge").plan
+
+
 @pytest.mark.parametrize("adapters", ["keep", "merge"])
 def test_the_compact_model_is_that_of_a_masked_training(
     adapters: str, masked: LoRAPruneCallback, whole: tuple[LoRAPruneCallback, Path]
@@ -425,6 +456,11 @@ def test_a_state_dict_is_that_of_the_whole_model_while_it_is_trained(tmp_path: P
             assert whole["lm_head.weight"].data_ptr() == whole["model.embed_tokens.weight"].data_ptr()
             before = {name: value.detach().clone() for name, value in model.named_parameters()}
             seen.append(sum(value.numel() for value in before.values()))
+            if state.global_step == 8:
+                compact = callback.compact()
+                assert {name: value.shape for name, value in compact.module.state_dict().items()} != shapes
+                assert compact.parameter_count == seen[-1]
+                assert {name: value.shape for name, value in model.state_dict().items()} == shapes
             assert model.load_state_dict(whole) == ([], [])
             assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
             optimizer = kwargs["optimizer"]
@@ -437,7 +473,7 @@ def test_a_state_dict_is_that_of_the_whole_model_while_it_is_trained(tmp_path: P
                 if key != "step"
             )
 
-    settings: dict[str, Any] = {"criterion": "magnitude", "of": "parameters", "compaction": 0.1}
+    settings: dict[str, Any] = {"criterion": "magnitude", "of": "parameters", "compaction": 0}
     callback = LoRAPruneCallback(ratio=0.3, interval=2, **settings)
     plain_trainer(model, tmp_path, callback, Look(), save_strategy="no", **SHORT).train()
     assert len(set(seen)) >= 3
