@@ -32,11 +32,12 @@ from ..rules import Dims
 from ..rules.registry import operator_name
 
 Role = str
-"""What an axis counts: the kinds of its factors in order, ``heads``, ``heads repeats``, ``head_dims``, ``channels``."""
+"""What an axis counts: the kinds of its factors in order, ``heads``, ``heads repeats``, ``head_dims``, ``channels``; or
+``sum``, whatever its terms count."""
 
 ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(num_)?(key_value|kv|multi_query)_?(attention_)?(heads|group_num)", ("heads",)),
-    (r"n_?head_?kv|num_kv", ("heads",)),
+    (r"n_?head_?kv|num_kv|n_groups", ("heads",)),
     (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)", ("repeats",)),
     (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)", ("heads repeats", "heads")),
     (
@@ -48,13 +49,16 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
         ("heads repeats head_dims", "heads head_dims"),
     ),
     (r"kv_dim", ("heads head_dims", "head_dims")),
+    (r"(ssm_)?state_size", ("head_dims", "channels")),
+    (r"time_step_rank", ("channels",)),
+    (r"conv_dim", ("sum",)),
     # in an attention block the sum of its heads, elsewhere the width of the residual
     (r"embed_dim", ("heads repeats head_dims", "heads head_dims", "channels")),
     (r"hidden_size|d_model|n_embd|embedding_dim|emb_dim|dim|width|normalized_shape", ("channels",)),
     (
         r"(\w+_)?(intermediate_size|ffn_dim|n_inner|d_ff|ffn_hidden_size|dim_feedforward|hidden_dim|mlp_dim"
         r"|feed_forward_size|inner_size|feedforward_channels)",
-        ("channels",),
+        ("channels", "heads repeats head_dims", "heads head_dims"),
     ),
 )
 """Names of attributes that transformers families share, as patterns of the whole name, and what they count.
@@ -235,6 +239,7 @@ def _runs(axis: Axis, kinds: Mapping[Atom, Kind]) -> Iterator[tuple[Role, Axis]]
                 yield " ".join(role for role in roles if role), product(*factors[start:end])
     for factor in factors:
         if isinstance(factor, Sum):
+            yield "sum", factor
             for term in set(factor.terms):
                 yield from _runs(term, kinds)
 

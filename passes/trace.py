@@ -41,17 +41,23 @@ MODE_WRAPPERS = {
 
 @contextlib.contextmanager
 def inference_mode_of(module: nn.Module) -> Iterator[None]:
-    """Within the context the module runs as it is captured: in eval mode, without gradients, without a cache."""
+    """Within the context the module runs as it is captured: in eval mode, without gradients, without a cache.
+
+    What modules remember of their weights in eval mode (position biases that were looked up) they forget when they are
+    set to train, or training them would not work: neither what an earlier run left nor what is left here outlives that.
+    """
     training = {child: child.training for child in module.modules()}
     configs: dict[int, Any] = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
     cached = {key: config.use_cache for key, config in configs.items() if getattr(config, "use_cache", False)}
     try:
+        module.train()
         module.eval()
         for key in cached:
             configs[key].use_cache = False
         with torch.no_grad():
             yield
     finally:
+        module.train()
         for child, mode in training.items():
             child.training = mode
         for key, value in cached.items():

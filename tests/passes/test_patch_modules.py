@@ -87,6 +87,30 @@ def test_heads_whose_sizes_have_other_names(family: str, path: str) -> None:
     assert compact.module_error is None
 
 
+def test_numbers_of_a_scan_over_states() -> None:
+    """Mamba2 counts the heads in groups, the states of each, and with both the channels of its convolution."""
+    model, inputs = LANGUAGE["mamba2"]()
+    compact = halved(model, **inputs)
+    mixer, before = compact.backbone.layers[0].mixer, model.get_submodule("backbone.layers.0.mixer")
+    names = ("num_heads", "n_groups", "ssm_state_size", "head_dim", "intermediate_size", "conv_dim")
+    assert [getattr(before, name) for name in names] == [6, 2, 8, 16, 96, 128]
+    assert [getattr(mixer, name) for name in names] == [3, 1, 4, 16, 48, 56]
+
+
+def test_what_a_module_remembers_of_its_weights_is_forgotten() -> None:
+    """LeViT looks its position biases up once in eval mode: neither the copy nor the original may keep those."""
+    model, inputs = VISION["levit"]()
+    model.eval()
+    with torch.no_grad():
+        before = model(**inputs).logits
+        traced = gp.trace(model, (), inputs)
+        heads = [group for group in traced.groups.prunable if group.kind == "heads"]
+        compact: Any = gp.rewrite(traced, half(traced, heads))
+        assert compact.module_error is None
+        assert torch.equal(model(**inputs).logits, before)
+        assert torch.allclose(compact.module(**inputs).logits, compact.graph(**inputs).logits, atol=1e-5)
+
+
 def test_the_original_keeps_its_numbers() -> None:
     model: Any = tiny_llama()
     halved(model, input_ids=tokens())
