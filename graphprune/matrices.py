@@ -14,8 +14,8 @@ from .distributed import is_sharded, whole
 from .errors import ScoreError
 from .traced import TracedModel
 
-BLOCK = 1 << 21
-"""Elements of a weight that are looked at together."""
+BLOCK = 1 << 18
+"""Elements of a weight that are looked at together: as many as stay in a processor's cache, through all steps."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 3. In-place operators, where there are any, are made functional.
 4. Assertions about types and devices are dropped: they compute nothing.
 5. Views become reshapes: whether a view is possible depends on strides, and those depend on sizes that change.
+6. Blocks that are alike are captured once (see ``repeat_blocks.py``).
 
 ::
 
@@ -24,10 +25,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
 from ..errors import CaptureError
 from .capture_errors import explain_capture
+from .repeat_blocks import find_repeats, put_back_repeats
 
 MODE_WRAPPERS = {
     "wrap_with_set_grad_enabled": 1,
@@ -76,18 +79,49 @@ def trace(
     """
     with inference_mode_of(module), warnings.catch_warnings(), _quiet_export():
         warnings.simplefilter("ignore")
-        try:
-            shapes = _open_shapes(args, kwargs) if dynamic else None
-            with _named_forward(module, args, kwargs) if dynamic else contextlib.nullcontext():
-                program = torch.export.export(module, args, dict(kwargs), strict=False, dynamic_shapes=shapes)
-            if any(map(is_mutating, program.graph.nodes)):
-                program = program.run_decompositions({})
-        except Exception as error:
-            raise CaptureError(explain_capture(module, args, kwargs, error, dynamic=dynamic)) from error
-        captured = program.module(check_guards=False)
-    if not isinstance(captured, fx.GraphModule):
-        raise CaptureError(f"torch.export gave a {type(captured).__name__} and no graph for {type(module).__name__}")
+        captured = _trace_repeats(module, args, kwargs, dynamic)
+        if captured is None:
+            try:
+                program = _export(module, args, kwargs, dynamic)
+                if any(map(is_mutating, program.graph.nodes)):
+                    program = program.run_decompositions({})
+            except Exception as error:
+                raise CaptureError(explain_capture(module, args, kwargs, error, dynamic=dynamic)) from error
+            captured = _graph_of(program)
     tidy(captured)
+    return captured
+
+
+def _trace_repeats(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool
+) -> fx.GraphModule | None:
+    """The graph, of whose blocks those that are alike were captured once; None where that can't be told."""
+    repeats = find_repeats(module)
+    if not repeats.families:
+        return None
+    try:
+        with repeats.marked():
+            program = _export(module, args, kwargs, dynamic)
+        captured = _graph_of(program)
+        inline_mode_wrappers(captured)
+        if any(map(is_mutating, captured.graph.nodes)):
+            return None  # what a block writes into its inputs is not seen through the marks
+        put_back_repeats(captured, repeats)
+    except Exception:
+        return None  # what is wrong with the module itself is said where it is captured block by block
+    return captured
+
+
+def _export(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool) -> ExportedProgram:
+    shapes = _open_shapes(args, kwargs) if dynamic else None
+    with _named_forward(module, args, kwargs) if dynamic else contextlib.nullcontext():
+        return torch.export.export(module, args, dict(kwargs), strict=False, dynamic_shapes=shapes)
+
+
+def _graph_of(program: ExportedProgram) -> fx.GraphModule:
+    captured = program.module(check_guards=False)
+    if not isinstance(captured, fx.GraphModule):
+        raise CaptureError(f"torch.export gave a {type(captured).__name__} and no graph")
     return captured
 
 

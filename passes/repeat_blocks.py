@@ -1,0 +1,518 @@
+"""Capture blocks that are alike once: what the first of them calls stands for what the others call.
+
+1. Blocks are members of a list of modules. They are alike if their classes, plain attributes and the shapes of their
+   parameters are, all the way down, but for numbers that count their position in the list.
+2. While the module is captured, the first call of a block is put between two marks, and a further call of a block that
+   is alike, with inputs that are alike, becomes one call that only has the right outputs.
+3. The last block of a list is captured as well, and must have come out as the first one.
+4. In the captured graph each such call is replaced by a copy of the calls between the marks, over its own parameters.
+
+Whatever might tell blocks apart raises :class:`Unlike`, and the module is captured block by block: a block that asks
+for its position, has hooks, changes a tensor, or takes or leaves a tensor by another way than its inputs and outputs.
+
+::
+
+    enter(x); linear(…, layers.0.weight); leave(…); repeat(…)
+ -> linear(x, layers.0.weight); linear(…, layers.1.weight)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import operator
+import re
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+FEWEST = 4
+"""How many blocks must be alike: two are captured, and one copy saves less than the marks cost."""
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, slice)
+"""Types whose values tell all about them."""
+
+_library = torch.library.Library("graphprune", "FRAGMENT")
+_library.define("enter(int call, Tensor[] inputs) -> Tensor[]")
+_library.define("leave(int call, Tensor[] outputs) -> Tensor[]")
+_library.define("repeat(int call, int template, Tensor[] inputs) -> Tensor[]")
+_numbers = itertools.count()
+_results: dict[int, list[Tensor]] = {}
+"""The outputs of the calls that are captured just now."""
+
+
+class Unlike(Exception):
+    """Blocks that look alike can't be told to be so; the module must be captured block by block."""
+
+
+def _same_sizes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.empty_strided(each.shape, each.stride(), dtype=each.dtype, device=each.device) for each in tensors]
+
+
+def _enter(call: int, inputs: Sequence[Tensor]) -> list[Tensor]:
+    return _same_sizes(inputs)
+
+
+def _leave(call: int, outputs: Sequence[Tensor]) -> list[Tensor]:
+    return _same_sizes(outputs)
+
+
+def _repeat(call: int, template: int, inputs: Sequence[Tensor]) -> list[Tensor]:
+    return _same_sizes(_results[template])
+
+
+torch.library.register_fake("graphprune::enter", _enter, lib=_library)
+torch.library.register_fake("graphprune::leave", _leave, lib=_library)
+torch.library.register_fake("graphprune::repeat", _repeat, lib=_library)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A member of a list of modules: where it is, and the numbers in it that count its position."""
+
+    module: nn.Module
+    path: str
+    positions: frozenset[tuple[str, str]]
+    """Paths of modules inside the block, and the attributes of them."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A call of a block that was captured: its number, and its outputs with a place for each tensor."""
+
+    call: int
+    outputs: Any
+
+
+@dataclass
+class Repeats:
+    """What is known of the calls of blocks that are alike, while their module is captured and afterwards."""
+
+    families: list[list[Block]]
+    calls: dict[int, Block] = field(default_factory=dict)
+    templates: dict[tuple[int, Hashable], Template] = field(default_factory=dict)
+    controls: list[tuple[int, int]] = field(default_factory=list)
+    """Calls of first and last blocks that must come out the same."""
+
+    inside: bool = False
+
+    @contextlib.contextmanager
+    def marked(self) -> Iterator[None]:
+        """Within the context the blocks leave marks when they are called."""
+        for index, family in enumerate(self.families):
+            for block in family:
+                block.module.forward = self._marking(index, block)
+        try:
+            yield
+        finally:
+            for block in itertools.chain.from_iterable(self.families):
+                del block.module.forward
+            for call in self.calls:
+                _results.pop(call, None)
+
+    def _marking(self, family: int, block: Block) -> Callable[..., Any]:
+        forward = block.module.forward
+
+        @functools.wraps(forward)
+        def marking(*args: Any, **kwargs: Any) -> Any:
+            tensors: list[Tensor] = []
+            try:
+                description = _describe((args, tuple(kwargs.items())), tensors)
+            except Unlike:  # it takes something that may change meanwhile
+                return forward(*args, **kwargs)
+            if self.inside:
+                return forward(*args, **kwargs)
+            call = next(_numbers)
+            self.calls[call] = block
+            template = self.templates.get((family, description))
+            if template is not None and block is not self.families[family][-1]:
+                return _filled(template.outputs, torch.ops.graphprune.repeat(call, template.call, tensors))
+            entered = dict(zip(map(id, tensors), torch.ops.graphprune.enter(call, tensors), strict=True))
+            args, kwargs = _map(args, entered), {name: _map(value, entered) for name, value in kwargs.items()}
+            self.inside = True
+            try:
+                with _hidden_positions(block):
+                    outputs = forward(*args, **kwargs)
+            finally:
+                self.inside = False
+            results: list[Tensor] = []
+            _describe(outputs, results)
+            _results[call] = results
+            places = {id(each): _Place(at) for at, each in enumerate(results)}
+            captured = Template(call, _map(outputs, places))
+            if template is not None:
+                self.controls.append((template.call, call))
+            self.templates.setdefault((family, description), captured)
+            return _filled(captured.outputs, torch.ops.graphprune.leave(call, results))
+
+        return marking
+
+
+def find_repeats(module: nn.Module) -> Repeats:
+    """The blocks of a module that are alike; none of them is inside another one."""
+    families: list[list[Block]] = []
+    within: set[int] = set()
+    for path, parent in module.named_modules():
+        if id(parent) in within or not isinstance(parent, (nn.ModuleList, nn.Sequential)):
+            continue
+        for members in _alike_members(parent):
+            blocks = [Block(each, f"{path}.{name}" if path else name, found) for name, each, found in members]
+            families.append(blocks)
+            within |= {id(child) for block in blocks for child in block.module.modules()}
+    return Repeats(families)
+
+
+def _alike_members(parent: nn.Module) -> Iterator[list[tuple[str, nn.Module, frozenset[tuple[str, str]]]]]:
+    """The members of a list that are alike, by their names, with the numbers that count positions."""
+    rest = list(enumerate(parent.named_children()))
+    while len(rest) >= FEWEST:
+        first, (_, template) = rest[0]
+        found = {at: _positions(template, other, first, at) for at, (_, other) in rest}
+        alike = [each for at, each in rest if found[at] is not None]
+        positions = frozenset(itertools.chain.from_iterable(each for each in found.values() if each is not None))
+        if len(alike) >= FEWEST:
+            yield [(name, each, positions) for name, each in alike]
+        rest = [(at, each) for at, each in rest if found[at] is None]
+
+
+def _positions(a: nn.Module, b: nn.Module, at_a: int, at_b: int) -> frozenset[tuple[str, str]] | None:
+    """The numbers in two modules that count their positions; None if anything else tells them apart."""
+    found: set[tuple[str, str]] = set()
+    partner: dict[int, int] = {}
+    children = list(a.named_modules(remove_duplicate=False))
+    others = list(b.named_modules(remove_duplicate=False))
+    if [path for path, _ in children] != [path for path, _ in others]:
+        return None
+    for (path, child), (_, other) in zip(children, others, strict=True):
+        if type(child) is not type(other) or partner.setdefault(id(child), id(other)) != id(other):
+            return None
+        own, its = vars(child), vars(other)
+        if own.keys() != its.keys() or "forward" in own:
+            return None
+        for name in own:
+            if name in ("_parameters", "_buffers"):
+                if not _same_tensors(own[name], its[name], partner):
+                    return None
+            elif name.startswith(("_forward_hooks", "_forward_pre_hooks")):
+                if own[name] or its[name]:
+                    return None
+            elif name != "_modules" and not _same_value(own[name], its[name]):
+                if not _counts(own[name], its[name], at_b - at_a):
+                    return None
+                found.add((path, name))
+    return frozenset(found)
+
+
+def _same_tensors(own: dict[str, Tensor | None], its: dict[str, Tensor | None], partner: dict[int, int]) -> bool:
+    if own.keys() != its.keys():
+        return False
+    for name, tensor in own.items():
+        other = its[name]
+        if tensor is None or other is None:
+            if tensor is not other:
+                return False
+        elif _layout(tensor) != _layout(other) or partner.setdefault(id(tensor), id(other)) != id(other):
+            return False
+    return True
+
+
+def _layout(tensor: Tensor) -> Hashable:
+    """What code can ask a tensor without asking for its values; symbolic sizes by their names."""
+    strides = str(tuple(tensor.stride())) if tensor.layout == torch.strided else ""
+    sizes = str(tuple(tensor.shape))
+    return type(tensor), sizes, strides, tensor.dtype, tensor.layout, str(tensor.device), tensor.requires_grad
+
+
+def _same_value(a: Any, b: Any) -> bool:
+    """Whether two attributes are surely the same: one object, or plain values that are equal."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, PLAIN):
+        return bool(a == b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(_same_value(a[key], b[key]) for key in a)
+    if type(a) in (list, tuple):
+        return len(a) == len(b) and all(map(_same_value, a, b))
+    if type(a) in (set, frozenset):
+        return all(isinstance(each, PLAIN) for each in a | b) and bool(a == b)
+    return False
+
+
+def _counts(a: Any, b: Any, by: int) -> bool:
+    """Whether two values differ only in numbers that count positions, which are ``by`` apart: 3, ``"layers.3.mlp"``."""
+    if type(a) is not type(b):
+        return False
+    if type(a) is int:
+        return bool(b - a == by)
+    if type(a) is str:
+        numbers = [[int(each) for each in re.findall(r"\d+", text)] for text in (a, b)]
+        same_text = re.sub(r"\d+", "0", a) == re.sub(r"\d+", "0", b)
+        return same_text and all(y - x in (0, by) for x, y in zip(*numbers, strict=True))
+    if type(a) is dict:
+        return list(a) == list(b) and _counts(list(a.values()), list(b.values()), by)
+    if type(a) in (list, tuple):
+        return len(a) == len(b) and all(_same_value(x, y) or _counts(x, y, by) for x, y in zip(a, b, strict=True))
+    return False
+
+
+def _describe(value: Any, tensors: list[Tensor]) -> Hashable:
+    """What of the arguments of a call can tell it from another one; new tensors are added to ``tensors``.
+
+    Raises:
+        Unlike: it holds something that may change, or whose equality says little.
+    """
+    if isinstance(value, Tensor):
+        at = next((index for index, other in enumerate(tensors) if other is value), len(tensors))
+        if at == len(tensors):
+            tensors.append(value)
+        return "tensor", at, _layout(value)
+    if type(value) is tuple:
+        return tuple, tuple(_describe(each, tensors) for each in value)
+    if isinstance(value, PLAIN) and not isinstance(value, (torch.Size, slice)):
+        return type(value), value
+    raise Unlike(f"a block is given or returns a {type(value).__name__}")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The place of a tensor in the outputs of a call."""
+
+    index: int
+
+
+def _map(value: Any, by_id: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor):
+        return by_id[id(value)]
+    return tuple(_map(each, by_id) for each in value) if type(value) is tuple else value
+
+
+def _filled(outputs: Any, tensors: Sequence[Tensor]) -> Any:
+    if isinstance(outputs, _Place):
+        return tensors[outputs.index]
+    return tuple(_filled(each, tensors) for each in outputs) if type(outputs) is tuple else outputs
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise Unlike("a block asks for its position")
+
+
+class _Hidden:
+    """Stands for an attribute that counts the position of a block: it can be handed on, and nothing else."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, kind: type):
+        vars(self)["kind"] = kind
+
+    __class__ = property(lambda self: vars(self)["kind"])
+
+
+for _name in (
+    *("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "lshift", "rshift", "and", "or", "xor"),
+    *("radd", "rsub", "rmul", "rtruediv", "rfloordiv", "rmod", "rdivmod", "rpow", "rlshift", "rrshift", "rand", "ror"),
+    *("rxor", "neg", "pos", "abs", "invert", "eq", "ne", "lt", "le", "gt", "ge", "bool", "int", "float", "complex"),
+    *("index", "round", "trunc", "floor", "ceil", "str", "repr", "format", "len", "iter", "contains", "getitem"),
+    *("setitem", "delitem", "getattr", "setattr", "call", "copy", "deepcopy", "reduce_ex"),
+):
+    setattr(_Hidden, f"__{_name}__", _refuse)
+
+
+@contextlib.contextmanager
+def _hidden_positions(block: Block) -> Iterator[None]:
+    places = [(vars(block.module.get_submodule(path)), name) for path, name in block.positions]
+    before = [values[name] for values, name in places]
+    for values, name in places:
+        values[name] = _Hidden(type(values[name]))
+    try:
+        yield
+    finally:
+        for (values, name), value in zip(places, before, strict=True):
+            values[name] = value
+
+
+def put_back_repeats(captured: fx.GraphModule, repeats: Repeats) -> None:
+    """Replace the marks of blocks and the calls of those that are alike by the calls that they stand for, in place.
+
+    Raises:
+        Unlike: a tensor gets into a block or out of it by another way than its inputs and outputs.
+    """
+    nodes = list(captured.graph.nodes)
+    attributes = {node.target: node for node in nodes if node.op == "get_attr"}
+    entries = {node.args[0]: node for node in nodes if node.target is torch.ops.graphprune.enter.default}
+    exits = {node.args[0]: node for node in nodes if node.target is torch.ops.graphprune.leave.default}
+    at = {node: index for index, node in enumerate(nodes)}
+    if entries.keys() != exits.keys() or any(template.call not in entries for template in repeats.templates.values()):
+        raise Unlike("a block is not captured whole")
+    regions = {
+        call: _region(nodes[at[entry] + 1 : at[exits[call]]], entry, exits[call]) for call, entry in entries.items()
+    }
+    for first, last in repeats.controls:
+        move = _Move(captured, repeats.calls[first], repeats.calls[last], attributes)
+        expected = _written(captured, regions[first], exits[first], move.attribute)
+        if expected != _written(captured, regions[last], exits[last], _itself):
+            raise Unlike(f"{repeats.calls[last].path} does something else than {repeats.calls[first].path}")
+    for node in nodes:
+        if node.target is torch.ops.graphprune.repeat.default:
+            call, template, _ = node.args
+            source, target = repeats.calls[template], repeats.calls[call]
+            move = _Move(captured, source, target, attributes)
+            with captured.graph.inserting_before(node):
+                results = _copied(
+                    captured.graph, regions[template], entries[template], exits[template], _listed(node), move
+                )
+            _replace(captured.graph, node, results)
+    for call, entry in entries.items():
+        _replace(captured.graph, exits[call], _listed(exits[call]))
+        _replace(captured.graph, entry, _listed(entry))
+
+
+def _region(nodes: list[fx.Node], entry: fx.Node, leave: fx.Node) -> list[fx.Node]:
+    """The calls of a block, which take nothing from outside but its inputs, and hand nothing out but its outputs."""
+    inside = set(nodes)
+    for node in nodes:
+        for each in filter(_is_tensor, node.all_input_nodes):
+            if each not in inside and each is not entry and each.op != "get_attr":
+                raise Unlike(f"a block takes {each.name}, which is none of its inputs")
+        if _is_tensor(node) and any(user not in inside and user is not leave for user in node.users):
+            raise Unlike(f"{node.name} leaves a block, and is none of its outputs")
+    return nodes
+
+
+def _written(
+    captured: fx.GraphModule, region: list[fx.Node], leave: fx.Node, attribute: Callable[[fx.Node], fx.Node]
+) -> list[Any]:
+    """What a block calls, in a form that is the same for blocks that do the same."""
+    calls = {node: f"call {at}" for at, node in enumerate(filter(_is_tensor, region))}
+
+    def name(used: fx.Node) -> Any:
+        if not _is_tensor(used):
+            return str(used.meta["val"])
+        if used.op == "get_attr":
+            return f"attribute {id(_attribute(captured, attribute(used).target))}"
+        return calls.get(used, "input")
+
+    rows = [(node.target, fx.map_arg((node.args, node.kwargs), name)) for node in calls]
+    return [*rows, [name(each) for each in _listed(leave)]]
+
+
+def _itself(node: fx.Node) -> fx.Node:
+    return node
+
+
+def _listed(mark: fx.Node) -> list[fx.Node]:
+    """The tensors that a mark is given."""
+    return list(mark.args[-1])  # type: ignore[arg-type]
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    """Sizes may go in and out: each is named by its symbol, which is the same wherever it is asked for."""
+    return not isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def _copied(
+    graph: fx.Graph,
+    region: list[fx.Node],
+    entry: fx.Node,
+    leave: fx.Node,
+    inputs: Sequence[fx.Node],
+    move: _Move,
+) -> list[fx.Node]:
+    """Copies of the calls of a block, over other inputs and parameters; gives its outputs."""
+    copies: dict[fx.Node, fx.Node] = {}
+
+    def value(used: fx.Node) -> fx.Node:
+        if used in copies:
+            return copies[used]
+        return move.attribute(used) if used.op == "get_attr" else used
+
+    for node in region:
+        if node.target is operator.getitem and node.args[0] is entry:
+            copies[node] = inputs[node.args[1]]  # type: ignore[index]
+        elif node.op == "get_attr":
+            copies[node] = move.attribute(node)
+        else:
+            copies[node] = graph.node_copy(node, value)
+            copies[node].meta = move.meta(node)
+    return [value(each) for each in _listed(leave)]
+
+
+def _replace(graph: fx.Graph, node: fx.Node, results: Sequence[fx.Node]) -> None:
+    for user in list(node.users):
+        user.replace_all_uses_with(results[user.args[1]], propagate_meta=False)  # type: ignore[index]
+        graph.erase_node(user)
+    graph.erase_node(node)
+
+
+@dataclass
+class _Move:
+    """From the calls of one block to those of another: its parameters, and where they stand."""
+
+    captured: fx.GraphModule
+    source: Block
+    target: Block
+    attributes: dict[Any, fx.Node]
+
+    def __post_init__(self) -> None:
+        self.own = {id(tensor): path for path, tensor in _tensors(self.source.module)}
+        self.its = dict(_tensors(self.target.module))
+
+    def attribute(self, node: fx.Node) -> fx.Node:
+        """The attribute of the other block that an attribute of the one corresponds to; what is of neither stays.
+
+        Raises:
+            Unlike: the graph does not have the parameter of the other block.
+        """
+        path = str(node.target)
+        if path.startswith(f"{self.source.path}."):
+            relative = path.removeprefix(f"{self.source.path}.")
+        else:
+            relative = self.own.get(id(_attribute(self.captured, path)), "")
+        if not relative:
+            return node
+        target, tensor = f"{self.target.path}.{relative}", self.its.get(relative)
+        found = self.attributes.get(target)
+        if found is None:  # it may be in the graph under the name of what it is tied to
+            known = (each for each in self.attributes.values() if _attribute(self.captured, each.target) is tensor)
+            found = self.attributes[target] = next(known, None) or self._new(node, target, tensor)
+        return found
+
+    def _new(self, node: fx.Node, target: str, tensor: Tensor | None) -> fx.Node:
+        if tensor is None or _attribute(self.captured, target) is not tensor:
+            raise Unlike(f"{target} is not in the graph")
+        with self.captured.graph.inserting_before(node):
+            made = self.captured.graph.get_attr(target)
+        made.meta = self.meta(node)
+        return made
+
+    def meta(self, node: fx.Node) -> dict[str, Any]:
+        """What is noted of a call, with the place of the other block for that of the one."""
+        stack = node.meta.get("nn_module_stack")
+        if not stack:
+            return dict(node.meta)
+        return {**node.meta, "nn_module_stack": dict(self._place(key, entry) for key, entry in stack.items())}
+
+    def _place(self, key: str, entry: tuple[str, Any]) -> tuple[str, tuple[str, Any]]:
+        path, kind = entry
+        if path != self.source.path and not path.startswith(f"{self.source.path}."):
+            return key, entry
+        moved = self.target.path + path.removeprefix(self.source.path)
+        return key.replace(self.source.path, self.target.path, 1), (moved, kind)
+
+
+def _attribute(module: nn.Module, path: Any) -> Any:
+    owner, _, name = str(path).rpartition(".")
+    try:
+        return getattr(module.get_submodule(owner), name, None)
+    except AttributeError:
+        return None
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
