@@ -176,7 +176,7 @@ def _alike_members(parent: nn.Module) -> Iterator[list[tuple[str, nn.Module, fro
         positions = frozenset(itertools.chain.from_iterable(each for each in found.values() if each is not None))
         if len(alike) >= FEWEST:
             yield [(name, each, positions) for name, each in alike]
-        rest = [(at, each) for at, each in rest if found[at] is None]
+        rest = [(at, each) for at, each in rest[1:] if found[at] is None]  # one with hooks is not even like itself
 
 
 def _positions(a: nn.Module, b: nn.Module, at_a: int, at_b: int) -> frozenset[tuple[str, str]] | None:

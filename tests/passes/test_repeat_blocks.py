@@ -261,6 +261,14 @@ def test_a_block_that_is_another_is_captured_itself(change: Callable[[Block], An
     assert [len(family) for family in find_repeats(module).families] == [5]
 
 
+def test_blocks_with_hooks_are_captured_singly() -> None:
+    module = Stack(*blocks())
+    for block in module.blocks:
+        block.register_forward_hook(lambda module, args, output: output * 2)
+    assert find_repeats(module).families == []
+    assert runs(module) == 4
+
+
 def test_blocks_that_are_called_twice() -> None:
     assert runs(Stack(*blocks() * 2)) == 3  # the last of them both times
 
