@@ -198,6 +198,30 @@ def test_prune_while_tuning_then_eval_and_export(model: Path, text: Path, tmp_pa
     }
 
 
+def test_prune_with_the_settings_of_a_result(model: Path, text: Path, tmp_path: Path) -> None:
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    result = run("prune", model, "--ratio", 0.2, "--output", first, "--seed", 3, *prune_options(text))
+    assert result.exit_code == 0, result.output
+    again = run("prune", model, "--config", first / "plan.json", "--output", second, "--text", text)
+    assert again.exit_code == 0, again.output
+    for name in ("plan.json", "model.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    changed = run("prune", model, "--config", first / "plan.json", "--ratio", 0.1, "--output", other, "--text", text)
+    assert changed.exit_code == 0, changed.output
+    settings = json.loads((first / "plan.json").read_text())["about"]["settings"]
+    assert json.loads((other / "plan.json").read_text())["about"]["settings"] == {**settings, "ratio": 0.1}
+
+
+def test_a_plan_without_settings(model: Path, plan: Path, tmp_path: Path) -> None:
+    assert failure(run("prune", model, "--config", plan, "--output", tmp_path / "out")) == (
+        f"what the plan {plan} says of its settings is not a JSON object of settings with at least a ratio"
+    )
+    missing = tmp_path / "missing.json"
+    assert failure(run("prune", model, "--config", missing, "--output", tmp_path / "out")).startswith(
+        f"the settings {missing} can't be read: "
+    )
+
+
 def test_prune_at_once_and_each_layer_by_itself(model: Path, text: Path, tmp_path: Path) -> None:
     output = tmp_path / "free"
     result = run("prune", model, "--ratio", 0.2, "-o", output, "--free", "--no-tune", *prune_options(text))

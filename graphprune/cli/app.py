@@ -13,6 +13,7 @@ import io
 import os
 import signal
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -174,10 +175,21 @@ def demo(
 
 @app.command(short_help="Prune a model while it is fine-tuned.")
 def prune(
+    context: typer.Context,
     model: Adapted,
-    ratio: Annotated[float, typer.Option(metavar="R", help="The share to remove: 0.2 removes a fifth.")],
     output: Output,
+    ratio: Annotated[
+        float | None, typer.Option(metavar="R", help="The share to remove: 0.2 removes a fifth.", show_default=False)
+    ] = None,
     text: Text = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Prune as before: with the settings in the plan.json of a result, changed by the options given here.",
+        ),
+    ] = None,
     adapter: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="An adapter that peft wrote, to be trained on in place of a new one."),
@@ -220,25 +232,39 @@ def prune(
 
     from ..training.config import PruneConfig
     from .prune import prune as run
+    from .prune import read_settings
 
-    config = PruneConfig(
-        ratio=ratio,
-        of=of.value,
-        criterion=criterion.value,
-        variant=variant.value,
-        homogeneous=homogeneous,
-        multiple_of=multiple_of,
-        lora_rank=lora_rank,
-        learning_rate=learning_rate,
-        interval=interval,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        window=window,
-        seed=seed,
-        save_steps=save_steps,
-    )
+    options: dict[str, Any] = {
+        "ratio": ratio,
+        "of": of.value,
+        "criterion": criterion.value,
+        "variant": variant.value,
+        "homogeneous": homogeneous,
+        "multiple_of": multiple_of,
+        "lora_rank": lora_rank,
+        "learning_rate": learning_rate,
+        "interval": interval,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "window": window,
+        "seed": seed,
+        "save_steps": save_steps,
+    }
+    if settings is not None:
+        given = {name: value for name, value in options.items() if _is_given(context, name)}
+        config = replace(read_settings(settings), **given)
+    elif ratio is None:
+        raise typer.BadParameter("say how much to remove, or give --config.", param_hint="'--ratio'")
+    else:
+        config = PruneConfig(**options)
     run(model, output, config, text=text, adapter=adapter, tune=tune, merge=merge, resume=resume)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands in the command line, and has not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command(short_help="Show the pruning groups of a model.")

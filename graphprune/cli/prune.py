@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -77,6 +78,26 @@ def prune(
     if tune:
         shutil.rmtree(run_directory, ignore_errors=True)
     show(f"Compare it with the original: graphprune eval {model} {output}")
+
+
+def read_settings(path: Path) -> PruneConfig:
+    """The settings of the run that made a plan, or those in a file of settings.
+
+    Raises:
+        FileFormatError: the file can't be read, or holds no settings.
+    """
+    from ..plan import FORMAT, PruningPlan
+    from ..training.checkpoint import read_config
+    from ..training.config import PruneConfig
+
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return read_config(path)  # which says what is wrong
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        return read_config(path)
+    settings = PruningPlan.load(path).about.get("settings")
+    return PruneConfig.from_json(json.dumps(settings), f"what the plan {path} says of its settings")
 
 
 def run_directory_of(output: Path) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback, default_data_collator
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, default_data_collator
 
 import graphprune as gp
 from graphprune.errors import BudgetError, TrainingError
@@ -152,9 +152,11 @@ def test_a_resumed_training_gives_the_same(tmp_path: Path) -> None:
 
 
 def test_flat_parameters_are_refused_before_training(tmp_path: Path) -> None:
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True)
+    arguments.fsdp, arguments.fsdp_config = True, {"version": 1}  # accelerate itself wants an accelerator for it
     with pytest.raises(TrainingError) as error:
-        plain_trainer(
-            tiny_with_adapters(), tmp_path, LoRAPruneCallback(ratio=0.3), fsdp=True, fsdp_config={"version": 1}
+        LoRAPruneCallback(ratio=0.3).on_init_end(
+            arguments, TrainerState(), TrainerControl(), model=tiny_with_adapters()
         )
     assert str(error.value) == (
         'FSDP of version 1 makes flat parameters of all others, which can\'t be pruned: use fsdp_config={"version": 2}'
