@@ -43,6 +43,30 @@ def adapter_layers(module: nn.Module) -> dict[str, nn.Module]:
     return {path: child for path, child in module.named_modules() if isinstance(child, kind)}
 
 
+def inactive_couplings(module: nn.Module) -> Iterator[tuple[tuple[str, int], tuple[str, int]]]:
+    """The dims of LoRA factors that are dims of the weight that they adapt, whether the adapter is active or not.
+
+    ::
+
+        q_proj.lora_A.second.weight[1] = q_proj.base_layer.weight[1]        r in,  out in
+        q_proj.lora_B.second.weight[0] = q_proj.base_layer.weight[0]        out r, out in
+    """
+    layers = adapter_layers(module)
+    names = {id(fetch(module, name)): name for name in parameter_table(module)} if layers else {}
+    for layer in layers.values():
+        found: Any = layer
+        weight = getattr(found.get_base_layer(), "weight", None)
+        if not isinstance(weight, Tensor) or id(weight) not in names:
+            continue
+        swapped = isinstance(found.get_base_layer(), nn.Embedding) or getattr(found, "fan_in_fan_out", False)
+        for kind, dim, target in (("A", 1, int(not swapped)), ("B", 0, int(swapped))):
+            factors = [each.weight for each in getattr(found, f"lora_{kind}", {}).values()]
+            factors += getattr(found, f"lora_embedding_{kind}", {}).values()
+            for factor in factors:
+                if id(factor) in names and factor.ndim > dim and factor.shape[dim] == weight.shape[target]:
+                    yield (names[id(factor)], dim), (names[id(weight)], target)
+
+
 def is_peft_model(module: nn.Module) -> bool:
     """Whether ``module`` is peft's own wrapper of a model (and no model with adapters put into it)."""
     if "peft" not in sys.modules:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from .adapters import merge_adapters
+from .adapters import inactive_couplings, merge_adapters
 from .compact import CompactModel
 from .errors import CaptureError, GraphPruneError, RewriteError, VerificationError
 from .origin import origin_of
@@ -67,7 +67,7 @@ def trace(
         graph = capture(model, args, kwargs, dynamic=dynamic)
     clock.append(time.perf_counter())
     program = Program(model, graph, args, kwargs, parameter_table(model))
-    inference = infer_axes(program)
+    inference = infer_axes(program, inactive_couplings(model))
     clock.append(time.perf_counter())
     couplings = dependency_graph(inference)
     groups = build_groups(program, inference, couplings)

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,14 +28,27 @@ from ..program import Inference, ParameterInfo, Program, fetch
 from ..rules import Call, Dims, Result, axis_rules, control_rules
 from ..rules.registry import DATA_SIZED, bound_arguments, operator_name, shape_of
 
+ParameterDim = tuple[str, int]
+"""A dim of a parameter: the parameter's name in the table, and the dim's position."""
 
-def infer_axes(program: Program) -> Inference:
-    """The axes of a traced graph. Work is linear in its nodes."""
+
+def infer_axes(program: Program, unseen: Iterable[tuple[ParameterDim, ParameterDim]] = ()) -> Inference:
+    """The axes of a traced graph. Work is linear in its nodes.
+
+    ``unseen`` are dims that are the same axis though the graph does not show it: the first of each pair is of a
+    parameter that the graph does not use, such as a factor of an adapter that is not active.
+    """
     walk = _Walk(program)
     walk.graph(program.graph, "", None)
+    coupled: set[ParameterDim] = set()
+    for first, second in unseen:
+        if first[0] not in walk.used and second[0] in walk.used:
+            walk.solver.unify(walk.parameter(first[0]).axes[first[1]], walk.parameter(second[0]).axes[second[1]])
+            coupled.add(first)
     for name in walk.parameter_dims.keys() - walk.used:
-        for axis in walk.parameter_dims[name].axes:
-            walk.solver.freeze(axis, "nothing in the graph uses it")
+        for dim, axis in enumerate(walk.parameter_dims[name].axes):
+            if (name, dim) not in coupled:
+                walk.solver.freeze(axis, "nothing in the graph uses it")
     for name, other in overlapping({name: program.tensor(name) for name in sorted(walk.used & walk.names.keys())}):
         for axis in (*walk.parameter_dims[name].axes, *walk.parameter_dims[other].axes):
             walk.solver.freeze(axis, f"{name} and {other} are views of the same memory, which the cut would part")
@@ -101,7 +114,12 @@ class _Walk:
         except AttributeError:
             return None  # a graph inside this one
         self.canonical[full] = name
+        return self.parameter(name, tensor)
+
+    def parameter(self, name: str, tensor: Tensor | None = None) -> Dims:
+        """The dims of a parameter, buffer or constant by its name in the table."""
         if name not in self.parameter_dims:
+            tensor = self.program.tensor(name) if tensor is None else tensor
             zero = name in self.program.table and not self.program.table[name].is_buffer
             axes = tuple(self.solver.fresh(size) for size in tensor.shape)
             self.parameter_dims[name] = Dims(axes, (zero,) * tensor.ndim)

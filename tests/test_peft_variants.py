@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import graphprune as gp
 from graphprune.errors import RewriteError
+from graphprune.plan import PruningPlan
 from graphprune.traced import TracedModel
 from tests.lockstep import check_lockstep, random_plan
 from tests.models import PROJECTIONS, tiny, tiny_llama, tokens
@@ -90,10 +91,28 @@ def test_ranks_are_cut(name: str) -> None:
     assert gp.rewrite(traced, plan).report is not None
 
 
-def test_adapters_that_are_not_active_stay_whole() -> None:
+def test_adapters_that_are_not_active_are_cut_with_their_weights() -> None:
     traced = traced_variant(several(["default"]))
-    reasons = {group.reason for group in traced.groups if "lora_A.second" in group.name}
-    assert reasons == {"nothing in the graph uses it"}
+    ranks = {group.reason for group in traced.groups if "second" in group.name}
+    assert ranks == {"nothing in the graph uses it"}
+    plan = random_plan(traced, half=True, slots=False)
+    one = gp.rewrite(traced, plan).module
+    both = gp.rewrite(traced_variant(several(["second"])), plan).module
+    one.base_model.set_adapter("second")  # type: ignore[operator, union-attr]
+    assert torch.equal(one(tokens()).logits, both(tokens()).logits)
+
+
+def test_adapters_that_were_merged_in_place_can_be_taken_out_again() -> None:
+    model: Any = adapted(llama())
+    dense = traced_variant(model)
+    plan = random_plan(dense, half=True, slots=False)
+    expected = gp.rewrite(dense, plan).module(tokens()).logits
+    model.merge_adapter()
+    traced = gp.trace(model, kwargs={"input_ids": tokens()})
+    compact: Any = gp.rewrite(traced, PruningPlan(traced.fingerprint, plan.groups)).module
+    assert torch.allclose(compact(tokens()).logits, expected, atol=1e-5)
+    compact.unmerge_adapter()
+    assert torch.allclose(compact(tokens()).logits, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
