@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .budget import Budget, Counts, Of, is_adapter, mac_cost, parameter_cost
-from .constraints import Constraints, PerKind
+from .constraints import MOST_NAMED, Constraints, PerKind
 from .errors import BudgetError, PlanError
 from .expressible import config_cuts, is_configured, module_cuts
 from .groups import PruningGroup
@@ -91,7 +91,7 @@ def select(
     fixed = rules.fixed_groups(traced)
     groups = [group for group in choose_groups(traced, kinds) if group.name not in fixed]
     groups = rules.choose(traced, groups) if groups else groups
-    groups = outside_layers(traced, groups, skip_layers)
+    groups = wanted = outside_layers(traced, groups, skip_layers)
     allowed: Mapping[str, tuple[int, ...]] | None = None
     joint: list[tuple[PruningGroup, ...]] = []
     if homogeneous and is_configured(traced):
@@ -102,6 +102,8 @@ def select(
     elif form == "module":
         groups, joint = module_cuts(traced).choose(groups)
         allowed = module_cuts(traced).counts
+    if allowed is not None:
+        _check_asked(traced, rules, kinds, wanted, groups, configured=homogeneous and is_configured(traced))
     ties = [*rules.ties(traced, groups), *joint]
     if not groups and not fixed and skip_layers:
         raise BudgetError("nothing outside the layers that are skipped can be cut in this way: skip fewer of them")
@@ -231,6 +233,33 @@ def _check_configured(
             raise PlanError(
                 f"the config of the model can't express {count} units of {group.name}: fix the same number, one that "
                 "it accepts, in every layer, or select with homogeneous=False"
+            )
+
+
+def _check_asked(
+    traced: TracedModel,
+    rules: Constraints,
+    kinds: Sequence[str] | None,
+    wanted: Sequence[PruningGroup],
+    left: Sequence[PruningGroup],
+    *,
+    configured: bool,
+) -> None:
+    """Check that something is left of each kind and of each part of the model that was asked for by name.
+
+    Raises:
+        BudgetError: the wanted form of the model can cut none of it; names the groups.
+    """
+    asked = {f"kinds={[kind]!r}": [group for group in wanted if asked_as(group) == kind] for kind in kinds or ()}
+    asked |= {f"only={glob!r}": groups for glob, groups in rules.pointed_at(traced, wanted).items()}
+    form, remedy = ("the config", "homogeneous=False") if configured else ("the module form", 'form="graph"')
+    for what, groups in asked.items():
+        if groups and not any(group in left for group in groups):
+            names = ", ".join(group.name for group in groups[:MOST_NAMED])
+            more = f" and {len(groups) - MOST_NAMED} more" if len(groups) > MOST_NAMED else ""
+            raise BudgetError(
+                f"{what} asks for {names}{more}, for which {form} has no smaller size: select with {remedy}, or leave "
+                "it out"
             )
 
 

@@ -96,6 +96,25 @@ def test_globs_that_leave_nothing(llama: TracedModel, options: dict[str, Any], m
 
 
 @pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({"kinds": ["channels", "head_dims"]}, "kinds=['head_dims']"),
+        ({"only": ["*.mlp", "*.v_proj", "*.o_proj"], "kinds": ["channels", "head_dims"]}, "kinds=['head_dims']"),
+        ({"only": ["*.self_attn", "model.layers.0.mlp"]}, "only='model.layers.0.mlp'"),
+    ],
+    ids=str,
+)
+def test_what_was_asked_for_and_the_config_can_not_say_is_named(
+    smollm: TracedModel, options: dict[str, Any], asked: str
+) -> None:
+    message = refusal(smollm, BudgetError, homogeneous=True, **options)
+    assert message.startswith(f"{asked} asks for model.layers")
+    assert message.endswith(
+        ", for which the config has no smaller size: select with homogeneous=False, or leave it out"
+    )
+
+
+@pytest.mark.parametrize(
     ("constraints", "message"),
     [
         (
