@@ -44,6 +44,8 @@ class Inference:
     parameter_dims: Mapping[str, Dims]
     canonical: Mapping[str, str]
     """From a get_attr target of the graph to the name of the parameter in the table."""
+    unmasked: frozenset[tuple[str, int]] = frozenset()
+    """Dims of parameters whose pruned units are not zero in a masked model, since it divides by their length."""
 
     def axes(self, parameter: str) -> tuple[Axis, ...]:
         """The axes of a parameter's dims."""

@@ -5,6 +5,8 @@
 3. Graphs inside the graph (the branches of a condition, the body of a loop) are walked with the dims that enter them.
 4. Each call is handed to the axis rule of its operator; without a rule everything that touches it is frozen.
 5. Parameters that nothing uses, and those that are views of the same memory, are frozen.
+6. Where a call divides by the length of what is masked (weight norm, DoRA), the walk is done once more with those
+   parameters as they are: what they are multiplied with is zero, and that is enough.
 
 ::
 
@@ -22,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..axes import Axis, Solver
+from ..axes import Axis, Solver, atoms
 from ..errors import CaptureError
 from ..program import Inference, ParameterInfo, Program, fetch
 from ..rules import Call, Dims, Result, axis_rules, control_rules
@@ -38,8 +40,15 @@ def infer_axes(program: Program, unseen: Iterable[tuple[ParameterDim, ParameterD
     ``unseen`` are dims that are the same axis though the graph does not show it: the first of each pair is of a
     parameter that the graph does not use, such as a factor of an adapter that is not active.
     """
-    walk = _Walk(program)
-    walk.graph(program.graph, "", None)
+    walk = _walked(program, frozenset())
+    for _ in range(ROUNDS):
+        needed = walk.unmasked | _divided_by(walk)
+        if needed == walk.unmasked:
+            break
+        again = _walked(program, needed)
+        if _free(again) <= _free(walk):
+            break  # what is gained at one place would be lost at another
+        walk = again
     coupled: set[ParameterDim] = set()
     for first, second in unseen:
         if first[0] not in walk.used and second[0] in walk.used:
@@ -52,7 +61,52 @@ def infer_axes(program: Program, unseen: Iterable[tuple[ParameterDim, ParameterD
     for name, other in overlapping({name: program.tensor(name) for name in sorted(walk.used & walk.names.keys())}):
         for axis in (*walk.parameter_dims[name].axes, *walk.parameter_dims[other].axes):
             walk.solver.freeze(axis, f"{name} and {other} are views of the same memory, which the cut would part")
-    return Inference(walk.solver, walk.known, walk.remembered, walk.parameter_dims, walk.canonical)
+    return Inference(walk.solver, walk.known, walk.remembered, walk.parameter_dims, walk.canonical, walk.unmasked)
+
+
+ROUNDS = 3
+"""How often the graph is walked again with other units masked."""
+
+
+def _walked(program: Program, unmasked: frozenset[ParameterDim]) -> _Walk:
+    walk = _Walk(program, unmasked)
+    walk.graph(program.graph, "", None)
+    return walk
+
+
+def _divided_by(walk: _Walk) -> frozenset[ParameterDim]:
+    """The dims of parameters from which come the zeros that some call divides by: one may do without masking them."""
+    found: set[ParameterDim] = set()
+    for node, axis in walk.singular:
+        singular = set(atoms(walk.solver.resolve(axis)))
+        for name in {walk.names.get(each, each) for each in _sources(node)} & walk.parameter_dims.keys():
+            found |= {
+                (name, dim)
+                for dim, (own, zero) in enumerate(walk.parameter_dims[name])
+                if zero and singular & set(atoms(walk.solver.resolve(own)))
+            }
+    return frozenset(found)
+
+
+def _sources(node: fx.Node) -> Iterator[str]:
+    """The attributes that a node is computed from."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        each = waiting.pop()
+        if each.op == "get_attr":
+            yield str(each.target)
+        waiting.extend(other for other in each.all_input_nodes if other not in seen)
+        seen.update(each.all_input_nodes)
+
+
+def _free(walk: _Walk) -> int:
+    """How many positions of parameters' dims are not frozen."""
+    return sum(
+        axis.size
+        for dims in walk.parameter_dims.values()
+        for axis in dims.axes
+        if not any(atom.id in walk.solver.frozen for atom in atoms(walk.solver.resolve(axis)))
+    )
 
 
 def overlapping(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
@@ -75,12 +129,14 @@ class _Walk:
     """The state of one inference: what is known of each node, in the graph and in the graphs inside it."""
 
     program: Program
+    unmasked: frozenset[ParameterDim]
     solver: Solver[fx.Node] = field(default_factory=Solver)
     known: dict[fx.Node, Result] = field(default_factory=dict)
     remembered: dict[fx.Node, tuple[Axis, ...]] = field(default_factory=dict)
     parameter_dims: dict[str, Dims] = field(default_factory=dict)
     canonical: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    singular: list[tuple[fx.Node, Axis]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         table = self.program.table.values()
@@ -122,7 +178,8 @@ class _Walk:
             tensor = self.program.tensor(name) if tensor is None else tensor
             zero = name in self.program.table and not self.program.table[name].is_buffer
             axes = tuple(self.solver.fresh(size) for size in tensor.shape)
-            self.parameter_dims[name] = Dims(axes, (zero,) * tensor.ndim)
+            masked = tuple(zero and (name, dim) not in self.unmasked for dim in range(tensor.ndim))
+            self.parameter_dims[name] = Dims(axes, masked)
         return self.parameter_dims[name]
 
     def _input(self, node: fx.Node) -> Dims:
@@ -153,7 +210,7 @@ class _Walk:
             source = self.known.get(node.args[0])  # type: ignore[arg-type]
             if isinstance(source, tuple):
                 return source[node.args[1]]  # type: ignore[index]
-        call = Call(node, self.solver, self.known, self.remembered, bound_arguments(node))
+        call = Call(node, self.solver, self.known, self.remembered, bound_arguments(node), self.singular)
         name = operator_name(node.target)
         control = control_rules.get(name)
         if control is not None:

@@ -29,6 +29,14 @@ def parameter_masks(inference: Inference, keep: Keep, names: Iterable[str] | Non
     return masks
 
 
+def zeroing_masks(inference: Inference, masks: Mapping[str, DimMasks]) -> dict[str, DimMasks]:
+    """The masks by which zeros are written: without the dims that a masked model needs as they are."""
+    return {
+        name: [None if (name, dim) in inference.unmasked else row for dim, row in enumerate(rows)]
+        for name, rows in masks.items()
+    }
+
+
 def slice_tensor(tensor: Tensor, masks: DimMasks) -> Tensor:
     """A new tensor of the positions that stay."""
     result = tensor

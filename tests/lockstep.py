@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from graphprune.axes import Atom, Axis, atoms
 from graphprune.masks import Keep, kept_size
 from graphprune.passes.recompute_shapes import recompute_shapes
-from graphprune.passes.slice_parameters import parameter_masks, slice_tensor, zero_masked
+from graphprune.passes.slice_parameters import parameter_masks, slice_tensor, zero_masked, zeroing_masks
 from graphprune.plan import GroupPlan, PruningPlan
 from graphprune.program import fetch
 from graphprune.rules import Dims
@@ -111,7 +111,8 @@ def check_lockstep(traced: TracedModel, plan: PruningPlan, tolerance: float = 1e
     originals = {name: program.tensor(name).detach() for name in inference.parameter_dims}
     sliced = {n: slice_tensor(t, masks[n]) if n in masks else t for n, t in originals.items()}
     is_buffer = {name: name not in program.table or program.table[name].is_buffer for name in originals}
-    masked = {n: zero_masked(t, masks[n]) if n in masks and not is_buffer[n] else t for n, t in originals.items()}
+    zeroed = zeroing_masks(inference, masks)
+    masked = {n: zero_masked(t, zeroed[n]) if n in masks and not is_buffer[n] else t for n, t in originals.items()}
     compact = recompute_shapes(program, inference, keep, dict(sliced))
     inputs = torch.utils._pytree.tree_leaves((program.args, dict(program.kwargs)))
     before = Recorder(

@@ -14,6 +14,7 @@ import graphprune as gp
 from graphprune.errors import RewriteError
 from graphprune.plan import PruningPlan
 from graphprune.traced import TracedModel
+from graphprune.training.masking import masks_of, removed_slices, zero
 from tests.lockstep import check_lockstep, random_plan
 from tests.models import PROJECTIONS, tiny, tiny_llama, tokens
 
@@ -123,15 +124,32 @@ def test_adapters_that_were_merged_in_place_can_be_taken_out_again() -> None:
     ],
     ids=["linear", "convolution"],
 )
-def test_dora_divides_by_lengths_and_is_merged_first(model: Callable[[], nn.Module]) -> None:
+def test_dora_divides_by_the_lengths_of_rows_that_stay_in_the_masked_model(model: Callable[[], nn.Module]) -> None:
     traced = traced_variant(model())
-    assert traced.groups.prunable == ()
-    reasons = [group.reason for group in traced.groups if "is not finite at zero" in group.reason]
-    assert any("lora_magnitude_vector.default" in reason for reason in reasons)
+    assert any(name.endswith("lora_B.default.weight") and dim == 0 for name, dim in traced.inference.unmasked)
+    plan = random_plan(traced, half=True)
+    assert len(plan.groups) >= 2
+    compact = gp.rewrite(traced, plan)
+    assert compact.report is not None
+    assert compact.report.effect > 0
     merged, _ = gp.merge_adapters(traced)
     plan = random_plan(merged, half=True)
     assert gp.rewrite(merged, plan).module_error is None
     assert len(plan.groups) >= 2
+
+
+def test_dora_stays_finite_while_it_is_trained_with_masks() -> None:
+    model = adapted(llama(), use_dora=True)
+    traced = traced_variant(model)
+    plan = random_plan(traced, half=True)
+    compact = gp.rewrite(traced, plan, module_form=False)
+    masks = masks_of(traced, plan)
+    for trainable in (True, False):
+        zero(removed_slices(traced, masks, {}, trainable=trainable))
+    inputs = dict(traced.program.kwargs)
+    with torch.no_grad():
+        masked, cut = model.eval()(**inputs).logits, compact.graph(**inputs).logits
+    torch.testing.assert_close(masked, cut)
 
 
 def test_a_bias_of_an_adapter() -> None:

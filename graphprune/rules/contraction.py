@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import fx
+
 from ..axes import ONE, Axis
 from .pointwise import pointwise
-from .registry import Call, Dims, Result, axis_rule, dim_index
+from .registry import Call, Dims, Result, axis_rule, dim_index, operator_name
 
 Labels = Sequence[str]
 
@@ -51,7 +53,14 @@ def linear(call: Call) -> Result:
     batch = batch_labels(len(x), 1)
     out = ["o"][: len(weight) - 1]
     product = contract(call, [(x, [*batch, "i"]), (weight, [*out, "i"])], [*batch, *out])
+    if is_unit(call["input"]) and out:  # the transposed weight itself: this is how DoRA multiplies the factors
+        product = Dims(product.axes, (weight.zero[1], weight.zero[0]))
     return add_bias(call, product, call.dims("bias"))
+
+
+def is_unit(node: fx.Node) -> bool:
+    """Whether a value is a unit matrix."""
+    return node.op == "call_function" and operator_name(node.target) == "aten::eye"
 
 
 def matrix_product(call: Call, a: Dims, b: Dims) -> Dims:

@@ -36,7 +36,23 @@ def counted(call: Call) -> Result:
     return Dims(tuple(call.fresh(size) for size in call.shape), (False,) * len(call.shape))
 
 
-@axis_rule("eye", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices")
+@axis_rule("eye")
+def eye(call: Call) -> Result:
+    """``-> a a``: what is left of a unit matrix is one."""
+    rows, columns = call.shape
+    if rows != columns:
+        return call.fixed_outputs("it is a unit matrix that is not square")
+    axis = call.fresh(rows)
+    return Dims((axis, axis), (False, False))
+
+
+@resize_rule("eye")
+def resize_eye(resize: Resize) -> Mapping[str, Any]:
+    size = resize.size(resize.dims.axes[0])
+    return {"n": size} | ({"m": size} if "m" in resize.arguments else {})
+
+
+@axis_rule("rand", "randn", "randint", "randperm", "tril_indices", "triu_indices")
 def numbered(call: Call) -> Result:
     """``-> a b``: the values depend on how many positions there are, so they are frozen."""
     return call.fixed_outputs(f"{call.node.target} makes values for all its positions together")

@@ -121,7 +121,8 @@ def weight_norm(call: Call) -> Result:
             continue
         call.unify(axis, g.axes[dim])
         if v.zero[dim]:
-            call.freeze(
+            call.not_finite(
+                "v",
                 axis,
                 "weight norm divides by the length of what would be masked, which is then zero: fold it into the "
                 "weight first (remove_parametrizations, remove_weight_norm)",

@@ -47,11 +47,11 @@ def scalars(call: Call, *names: str) -> list[Any]:
     return [math.nan if isinstance(value, fx.Node) else value for value in values if value is not None]
 
 
-def singular(call: Call, dims: Dims | None) -> None:
-    """The call is not finite where these dims are zero: what is not cut could not be told from what is."""
-    for axis, zero in dims or ():
+def singular(call: Call, name: str) -> None:
+    """The call is not finite where this argument is zero: what is not cut could not be told from what is."""
+    for axis, zero in call.dims(name) or ():
         if zero:
-            call.freeze(axis, f"{call.node.target} is not finite at zero, and its masked units are zero")
+            call.not_finite(name, axis, f"{call.node.target} is not finite at zero, and its masked units are zero")
 
 
 @axis_rule(
@@ -168,14 +168,14 @@ def never_zero(call: Call) -> Result:
 @axis_rule("log", "log2", "log10", "logit", "rsqrt", "reciprocal", "acosh", "digamma", "lgamma")
 def singular_at_zero(call: Call) -> Result:
     """``f(x)`` with no finite ``f(0)``."""
-    singular(call, call.tensor("self"))
+    singular(call, "self")
     return never_zero(call)
 
 
 @axis_rule("floor_divide", "xlogy")
 def singular_in_second(call: Call) -> Result:
     """``f(x, y)`` with no finite ``f(x, 0)``."""
-    singular(call, call.dims("other"))
+    singular(call, "other")
     return never_zero(call)
 
 
@@ -195,7 +195,7 @@ def multiplicative(call: Call) -> Result:
 @axis_rule("div", "divide", "true_divide", "fmod", "remainder")
 def quotient(call: Call) -> Result:
     """``x / y``: zero where x is, not finite where y is zero."""
-    singular(call, call.dims("other"))
+    singular(call, "other")
     if call.dims("self") is None:
         return never_zero(call)
     return pointwise(call, call.tensors(), lambda flags: flags[0])
@@ -212,7 +212,7 @@ def power(call: Call) -> Result:
     """``x ** n``: zero where x is, for a constant positive n; not finite where x is zero, if n may be negative."""
     exponents = scalars(call, "exponent")
     if not exponents or not exponents[0] >= 0:
-        singular(call, call.dims("self"))
+        singular(call, "self")
     keeps = call.dims("self") is not None and all(exponent > 0 for exponent in exponents) and bool(exponents)
     return pointwise(call, call.tensors(), lambda flags: keeps and flags[0])
 
@@ -259,7 +259,7 @@ def addcmul(call: Call) -> Result:
 @axis_rule("addcdiv")
 def addcdiv(call: Call) -> Result:
     """``x + v * y / z``: zero where x and y are, not finite where z is zero."""
-    singular(call, call.dims("tensor2"))
+    singular(call, "tensor2")
     return pointwise(call, call.tensors(), lambda flags: flags[0] and flags[1])
 
 

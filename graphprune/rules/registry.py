@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -167,6 +167,8 @@ class Call:
     known: Mapping[fx.Node, Result]
     memory: dict[fx.Node, tuple[Axis, ...]]
     arguments: Mapping[str, Any]
+    singular: list[tuple[fx.Node, Axis]] = field(default_factory=list)
+    """Where calls are not finite since masked units are zero: what they divide by, and its axis."""
 
     def __getitem__(self, name: str) -> Any:
         """An argument by its schema name, as the graph has it (nodes for tensors)."""
@@ -260,6 +262,11 @@ class Call:
         """``what`` adds up over ``axis``: sound where masked units are zero."""
         if not zero:
             self.freeze(axis, f"{what} adds up over it, and its masked units are not zero")
+
+    def not_finite(self, name: str, axis: Axis, reason: str) -> None:
+        """The call is not finite where masked units of an argument are zero, so they may not be masked."""
+        self.singular.append((self.arguments[name], axis))
+        self.freeze(axis, reason)
 
     def remember(self, *axes: Axis) -> None:
         """Keep axes for the resize rule of this call, which finds them in ``Resize.remembered``."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import own_part, own_positions
-from ..passes.slice_parameters import DimMasks, parameter_masks
+from ..passes.slice_parameters import DimMasks, parameter_masks, zeroing_masks
 from ..plan import PruningPlan
 from ..traced import TracedModel
 
@@ -27,7 +27,7 @@ class Slice:
 def masks_of(traced: TracedModel, plan: PruningPlan) -> dict[str, DimMasks]:
     """The keep-masks of the parameters of which something goes. Buffers stay: they are not trained, and whatever they
     scale or shift is zero."""
-    masks = parameter_masks(traced.inference, plan.keep(traced))
+    masks = zeroing_masks(traced.inference, parameter_masks(traced.inference, plan.keep(traced)))
     return {name: rows for name, rows in masks.items() if isinstance(traced.program.tensor(name), nn.Parameter)}
 
 

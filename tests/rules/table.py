@@ -93,12 +93,18 @@ POINTWISE: list[Case] = [
     *(
         case(
             name,
-            lambda p, x, name=name: getattr(aten, name)(h(p, x)) @ p.down,
+            lambda p, x, name=name: getattr(aten, name)(h(p, x)).sum(-1),
             frozen={"up:1": f"aten.{name}.default {SINGULAR}"},
             up="3 a",
-            down="a 2",
         )
         for name in SINGULAR_OPS.split()
+    ),
+    case(
+        SINGULAR_OPS,
+        lambda p, x: total([f(h(p, x).abs()).nan_to_num() @ p.down for f in each(SINGULAR_OPS)]),
+        cut="up:1 down:0",
+        up="3 a",
+        down="a 2",
     ),
     case(
         SINGULAR_OPS,
@@ -203,9 +209,22 @@ POINTWISE: list[Case] = [
     case(
         "div",
         lambda p, x: (h(p, x) / p.gate).sum(-1),
-        frozen={"up:1": f"aten.div.Tensor {SINGULAR}"},
+        cut="up:1 gate:0",
         up="3 a",
         gate="a",
+    ),
+    case(
+        "div",
+        lambda p, x: (h(p, x) / h(p, x)).sum(-1),
+        frozen={"up:1": f"aten.div.Tensor {SINGULAR}"},
+        up="3 a",
+    ),
+    case(
+        "div",
+        lambda p, x: (x @ p.up * (p.gain / torch.linalg.vector_norm(p.up, dim=0))).sum(-1),
+        cut="up:1 gain:0",
+        up="3 a",
+        gain="a",
     ),
     case("div", lambda p, x: (x[:, :1] / (h(p, x) ** 2 + 1)) @ p.down, cut="up:1", up="3 a", down="a 2"),
     case(
@@ -226,14 +245,15 @@ POINTWISE: list[Case] = [
     case(
         "xlogy",
         lambda p, x: aten.xlogy(h(p, x), p.gate.abs()) @ p.down,
-        frozen={"gate:0": SINGULAR},
+        cut="gate:0",
         up="3 a",
         gate="a",
         down="a 2",
     ),
     case("pow", lambda p, x: (h(p, x) ** 2 * h(p, x).cos()).sum(-1), cut="up:1", up="3 a"),
     case("pow", lambda p, x: (h(p, x) ** 0).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
-    case("pow", lambda p, x: (h(p, x) ** -1) @ p.down, frozen={"up:1": SINGULAR}, up="3 a", down="a 2"),
+    case("pow", lambda p, x: (h(p, x) ** -1) @ p.down, cut="up:1", up="3 a", down="a 2"),
+    case("pow", lambda p, x: (h(p, x) ** -1).sum(-1), frozen={"up:1": SINGULAR}, up="3 a"),
     case("pow", lambda p, x: (2 ** h(p, x)) @ p.down, cut="up:1", up="3 a", down="a 2"),
     case("pow", lambda p, x: (h(p, x).cosh() ** (x @ p.other)) @ p.down, cut="up:1", up="3 a", other="3 a", down="a 2"),
     case(
@@ -289,7 +309,7 @@ POINTWISE: list[Case] = [
     case(
         "addcdiv",
         lambda p, x: torch.addcdiv(h(p, x), h(p, x), p.gate) @ p.down,
-        frozen={"gate:0": SINGULAR},
+        cut="gate:0",
         up="3 a",
         gate="a",
         down="a 2",
@@ -1134,11 +1154,18 @@ NORMS: list[Case] = [
     case(
         "_weight_norm",
         lambda p, x: (x @ torch._weight_norm(p.v, p.gain, 1)).relu() @ torch._weight_norm(p.down, p.one, -1),
-        frozen={"v:1": "weight norm divides by the length", "down:0": "weight norm divides by the length"},
+        cut="v:1 gain:1 down:0",
         v="3 a",
         gain="1 a",
         down="a 2",
         one="",
+    ),
+    case(
+        "_weight_norm",
+        lambda p, x: (x @ torch._weight_norm(p.v, p.gain.exp(), 1)).sum(-1),
+        frozen={"v:1": "weight norm divides by the length"},
+        v="3 a",
+        gain="1 a",
     ),
     case(
         "_weight_norm",
@@ -2013,12 +2040,30 @@ CREATION: list[Case] = [
     ),
     case("arange", lambda p, x: (h(p, x) + torch.arange(p.a)).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
     case(
-        "eye tril_indices triu_indices",
-        lambda p, x: (
-            (torch.eye(p.a) @ p.up).sum() * x + (torch.tril_indices(p.a, p.a) + torch.triu_indices(p.a, p.a)).sum()
-        ),
-        frozen={"up:0": "makes values for all its positions together"},
+        "tril_indices triu_indices",
+        lambda p, x: p.up[torch.tril_indices(p.a, p.a)[0]].sum() * x + torch.triu_indices(p.a, p.a).sum(),
+        frozen={"up:0": "its positions are named by data (index)"},
         up="a b",
+    ),
+    case(
+        "eye",
+        lambda p, x: (torch.eye(p.a, dtype=x.dtype) @ p.up).T @ p.down * x.sum(),
+        cut="up:0 down:0",
+        up="a b",
+        down="a 2",
+    ),
+    case(
+        "eye linear",
+        lambda p, x: F.linear(F.linear(torch.eye(p.a, dtype=x.dtype), p.up), p.mid).sum(0) * x.sum(),
+        cut="up:0 up:1 mid:1",
+        up="b a",
+        mid="2 b",
+    ),
+    case(
+        "eye",
+        lambda p, x: (torch.eye(p.a, p.a + 1, dtype=x.dtype) @ p.up).sum() * x,
+        frozen={"up:0": "it is a unit matrix that is not square"},
+        up="a+1 b",
     ),
     case(
         "meshgrid",
