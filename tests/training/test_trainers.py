@@ -1,6 +1,8 @@
 """The callback in subclasses of the Trainer, as trainers for instructions and preferences are."""
 
+from functools import wraps
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -79,6 +81,26 @@ def test_a_trainer_with_a_loss_a_step_and_batches_of_its_own(tmp_path: Path) -> 
         callbacks=[callback],
     ).train()
     assert_pruned(callback, model)
+
+
+def test_what_a_trainer_puts_around_forward_stays_with_the_model_that_is_trained(tmp_path: Path) -> None:
+    """A copy of the module would run the original: TRL adds a loss in this way."""
+    model: Any = tiny_with_adapters()
+    base = model.get_base_model()
+    original, calls = base.forward, []
+
+    @wraps(type(base).forward)
+    def noted(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        calls.append(self)
+        return original(*args, **kwargs)
+
+    base.forward = MethodType(noted, base)
+    callback = gp.LoRAPruneCallback(ratio=0.3, interval=3)
+    plain_trainer(model, tmp_path, callback, save_strategy="no").train()
+    assert calls == [base] * 20
+    assert_pruned(callback, model)
+    assert calls == [base] * 20
+    assert vars(base)["forward"].__func__ is noted
 
 
 def test_trl(tmp_path: Path) -> None:
