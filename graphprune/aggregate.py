@@ -32,7 +32,7 @@ def importance_by_dim(criterion: Criterion, matrix: Matrix) -> list[Tensor] | No
     The importance of the weights at one position of one dim is reduced over all other dims.
     """
     rule = criterion.aggregation
-    shape = matrix.weight.shape
+    shape = matrix.shape
     marginals: list[Tensor] = []
     for rows in matrix.blocks():
         block = criterion.importance(matrix, rows)

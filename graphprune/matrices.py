@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from .distributed import is_sharded, whole
 from .errors import ScoreError
+from .quantised import QuantisedWeight, quantised_weights
 from .traced import TracedModel
 
 BLOCK = 1 << 18
@@ -101,17 +103,27 @@ class Matrix:
     is_adapter: bool = False
     gradients: Gradients | None = None
     inputs: Inputs | None = None
+    stored: QuantisedWeight | None = None
+    """The weight where it is stored in few bits; ``weight`` then holds its codes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight, however it is stored."""
+        return tuple(self.weight.shape) if self.stored is None else self.stored.shape
 
     def blocks(self) -> Iterator[slice]:
         """Runs of rows (positions of the first dim) with at most ``BLOCK`` elements, or one row."""
-        rows = self.weight.shape[0] if self.weight.ndim else 1
-        step = max(1, BLOCK * rows // max(1, self.weight.numel()))
+        rows = self.shape[0] if self.shape else 1
+        step = max(1, BLOCK * rows // max(1, math.prod(self.shape)))
         for start in range(0, rows, step):
             yield slice(start, min(rows, start + step))
 
     def effective(self, rows: slice) -> Tensor:
         """Rows of ``W' = W + sum of scale * b @ a``."""
-        block = self.weight.detach()[rows] if self.weight.ndim else self.weight.detach()
+        if self.stored is not None:
+            block = self.stored.rows(rows)
+        else:
+            block = self.weight.detach()[rows] if self.weight.ndim else self.weight.detach()
         for adapter in self.adapters:
             left, right, _, _ = adapter.rows(rows)
             if left.dtype == block.dtype:  # in one pass over the block
@@ -133,6 +145,7 @@ def matrices(traced: TracedModel) -> dict[str, Matrix]:
             weight = layer.get_base_layer().weight
             if id(weight) in names:
                 adapters.setdefault(names[id(weight)], []).append(LoraFactors(a, b, scale, transposed))
+    quantised = {} if traced.stored is None else quantised_weights(traced.module)
     found: dict[str, Matrix] = {}
     for name, info in traced.table.items():
         if info.is_buffer or name not in traced.inference.parameter_dims:
@@ -140,7 +153,8 @@ def matrices(traced: TracedModel) -> dict[str, Matrix]:
         # what is not in the module is a constant of the graph, and trained by nobody
         weight = parameters.get(name)
         if weight is not None:
-            found[name] = Matrix(name, weight, tuple(adapters.get(name, ())), name in parts)
+            factors = tuple(adapters.get(name, ()))
+            found[name] = Matrix(name, weight, factors, name in parts, stored=quantised.get(name))
     return found
 
 
@@ -165,6 +179,16 @@ def lora_layers(module: nn.Module) -> list[Any]:
     from peft.tuners.lora import LoraLayer
 
     return [child for child in module.modules() if isinstance(child, LoraLayer)]
+
+
+def wrapped_weights(traced: TracedModel) -> Iterator[tuple[str, str]]:
+    """The path of each LoRA layer, and the name of the weight that it adapts."""
+    paths = {id(module): path for path, module in traced.module.named_modules()}
+    names = {id(parameter): name for name, parameter in traced.module.named_parameters()}
+    for layer in lora_layers(traced.module):
+        weight = layer.get_base_layer().weight
+        if id(weight) in names:
+            yield paths[id(layer)], names[id(weight)]
 
 
 def layer_factors(layer: Any) -> Iterator[tuple[nn.Parameter, nn.Parameter, float, bool]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_map
 
 from .adapters import inactive_couplings, merge_adapters
 from .compact import CompactModel
@@ -27,7 +28,8 @@ from .passes.trace import trace as capture
 from .passes.verify import VerifyReport, check_graph, check_module, check_slices, prepare_check
 from .plan import PruningPlan
 from .program import Program, fetch, parameter_table
-from .traced import TracedModel
+from .quantised import dense_copy, quantised_weights
+from .traced import Stored, TracedModel
 
 
 def trace(
@@ -42,6 +44,7 @@ def trace(
     ``args`` is a tuple of positional inputs, one tensor, or a mapping of named inputs; without any inputs a
     transformers model gets token ids. The model may be on the meta device; it is not changed. With ``dynamic`` the
     graph also runs on inputs of other sizes, as far as the model allows it; tracing then takes about twice as long.
+    Of a model with weights in few bits a copy with plain weights, on the meta device, is captured in its place.
     A part of a model is traced as any module is. A graph that was captured already (an ``ExportedProgram``, with its
     own example inputs where none are given, or the ``fx.GraphModule`` of one) is taken as it is, and has a graph form
     only.
@@ -60,6 +63,11 @@ def trace(
     if not args and not kwargs:
         kwargs = example_inputs(model)
     clock = [time.perf_counter()]
+    stored = None
+    if not is_captured(model) and quantised_weights(model):
+        stored = Stored(model, args, kwargs)
+        model = dense_copy(model, device="meta")
+        args, kwargs = tree_map(_without_values, (args, kwargs))
     if is_captured(model):
         model = plain(model)
         graph = adopt_graph(model, args, kwargs)
@@ -73,7 +81,21 @@ def trace(
     groups = build_groups(program, inference, couplings)
     clock.append(time.perf_counter())
     seconds = dict(zip(("trace", "infer axes", "build groups"), (b - a for a, b in pairwise(clock)), strict=True))
-    return TracedModel(program, inference, couplings, groups, seconds)
+    return TracedModel(program, inference, couplings, groups, seconds, stored)
+
+
+def dense_model(traced: TracedModel) -> TracedModel:
+    """The traced model with plain weights in place of those that are stored in few bits; itself where it has none.
+
+    Raises:
+        CaptureError: the model can't be copied.
+    """
+    stored = traced.stored
+    return traced if stored is None else trace(dense_copy(stored.module), stored.args, stored.kwargs)
+
+
+def _without_values(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 def example_inputs(model: nn.Module) -> dict[str, Tensor]:
@@ -101,11 +123,12 @@ def rewrite(
 ) -> CompactModel:
     """Cut a model to what a plan keeps, and verify the result against the masked original.
 
-    The original is not changed. Adapters are kept, cut together with the weights that they adapt, or folded into them
-    (``adapters="merge"``, see :func:`graphprune.merge_adapters`; the masked original is then the merged one). A module
-    form that does not agree with the masked original is dropped, and ``module_error`` of the result says why;
-    ``module_form=False`` does not try. ``statistics`` says what norms count of a width that is cut: what is kept, or
-    also the zeros of the masked original, which only means and RMSNorm can be made to do, in the graph form.
+    The original is not changed. Weights in few bits become plain ones of the type of the rest of the model. Adapters
+    are kept, cut together with the weights that they adapt, or folded into them (``adapters="merge"``, see
+    :func:`graphprune.merge_adapters`; the masked original is then the merged one). A module form that does not agree
+    with the masked original is dropped, and ``module_error`` of the result says why; ``module_form=False`` does not
+    try. ``statistics`` says what norms count of a width that is cut: what is kept, or also the zeros of the masked
+    original, which only means and RMSNorm can be made to do, in the graph form.
 
     Raises:
         PlanError: the plan is for another model, or can't be carried over to the merged one.
@@ -113,6 +136,7 @@ def rewrite(
             was cut since it was traced.
         VerificationError: the graph form does not compute what the masked original computes.
     """
+    traced = dense_model(traced)
     if adapters == "merge":
         traced, plan = merge_adapters(traced, plan)
     program, inference = traced.program, traced.inference

@@ -15,6 +15,15 @@ from .groups import Groups, PruningGroup
 from .program import Inference, ParameterInfo, Program
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A module as it is stored, and the inputs for it."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
 @dataclass(frozen=True, eq=False)
 class TracedModel:
     """What ``gp.trace`` returns: a module with its graph, the axes of every tensor and the pruning groups."""
@@ -26,11 +35,14 @@ class TracedModel:
     groups: Groups = field(repr=False)
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long each pass took."""
+    stored: Stored | None = field(default=None, repr=False)
+    """The module itself where its weights are in few bits: the program then is of a copy with plain weights, without
+    values."""
 
     @property
     def module(self) -> nn.Module:
-        """The module that was traced; its parameters are those of the graph."""
-        return self.program.module
+        """The module that was traced; its parameters are those of the graph, unless they are stored in few bits."""
+        return self.program.module if self.stored is None else self.stored.module
 
     @property
     def graph(self) -> fx.GraphModule:
@@ -39,11 +51,11 @@ class TracedModel:
 
     @property
     def args(self) -> tuple[Any, ...]:
-        return self.program.args
+        return self.program.args if self.stored is None else self.stored.args
 
     @property
     def kwargs(self) -> Mapping[str, Any]:
-        return self.program.kwargs
+        return self.program.kwargs if self.stored is None else self.stored.kwargs
 
     @property
     def table(self) -> Mapping[str, ParameterInfo]:

@@ -20,9 +20,11 @@ LAYERS: list[set[str]] = [
     {
         "graphprune.budget",
         "graphprune.matrices",
+        "graphprune.quantised",
         "graphprune.scores",
         "graphprune.gradients",
         "graphprune.activations",
+        "graphprune.gates",
         "graphprune.criteria",
         "graphprune.aggregate",
     },

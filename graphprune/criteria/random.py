@@ -24,7 +24,7 @@ class Random(Criterion):
 
     def importance(self, matrix: Matrix, rows: slice) -> Tensor | None:
         generator = torch.Generator().manual_seed((zlib.crc32(matrix.name.encode()) + self.seed) % 2**63)
-        draws = [torch.rand(size, generator=generator) for size in matrix.weight.shape]
+        draws = [torch.rand(size, generator=generator) for size in matrix.shape]
         if not draws:
             return None
         draws[0] = draws[0][rows]

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ..distributed import own_part, own_positions
 from ..passes.slice_parameters import DimMasks, parameter_masks, zeroing_masks
 from ..plan import PruningPlan
+from ..program import fetch, has
+from ..quantised import QuantisedWeight, quantised_weights
 from ..traced import TracedModel
 
 
@@ -18,7 +20,7 @@ from ..traced import TracedModel
 class Slice:
     """Positions of one dim of what this process holds of a parameter, where there are zeros."""
 
-    parameter: nn.Parameter
+    parameter: nn.Parameter | QuantisedWeight
     dim: int
     positions: Tensor
     """Indices, on the device of the parameter."""
@@ -35,9 +37,11 @@ def removed_slices(
     traced: TracedModel, masks: Mapping[str, DimMasks], before: Mapping[str, DimMasks], *, trainable: bool
 ) -> list[Slice]:
     """What goes by ``masks``: of trainable parameters all of it, or of frozen ones what did not go ``before``."""
+    quantised = {} if traced.stored is None else quantised_weights(traced.module)
     found: list[Slice] = []
     for name, rows in masks.items():
-        parameter = traced.program.tensor(name)
+        stored = quantised.get(name)
+        parameter = fetch(traced.module, name) if has(traced.module, name) else None
         if not isinstance(parameter, nn.Parameter) or parameter.requires_grad is not trainable:
             continue
         earlier = before.get(name, [None] * len(rows))
@@ -45,9 +49,9 @@ def removed_slices(
             if mask is None:
                 continue
             gone = ~mask if trainable or old is None else old & ~mask
-            positions = own_positions(parameter, dim, gone)
+            positions = own_positions(parameter, dim, gone) if stored is None else gone.nonzero().flatten()
             if len(positions):
-                found.append(Slice(parameter, dim, positions))
+                found.append(Slice(parameter if stored is None else stored, dim, positions))
     return found
 
 
@@ -55,4 +59,7 @@ def removed_slices(
 def zero(slices: Iterable[Slice]) -> None:
     """Write zeros into slices, in place."""
     for each in slices:
-        own_part(each.parameter).index_fill_(each.dim, each.positions, 0)
+        if isinstance(each.parameter, QuantisedWeight):
+            each.parameter.zero(each.dim, each.positions)
+        else:
+            own_part(each.parameter).index_fill_(each.dim, each.positions, 0)
