@@ -128,6 +128,21 @@ def dense_gradients(
     }
 
 
+def backward_over(module: nn.Module, batches: Iterable[Any], loss: Loss) -> None:
+    """Run a module in evaluation mode forward and backward on batches, without a gradient of any parameter.
+
+    Raises:
+        ScoreError: the loss is not finite, or there is no batch.
+    """
+    count = 0
+    with _only_trainable(module, ()), evaluation_mode(module):
+        for batch in batches:
+            _backward(module, batch, loss)
+            count += 1
+    if not count:
+        raise ScoreError("there are no batches to score on: data is empty")
+
+
 def _add(totals: dict[str, Tensor], name: str, value: Tensor) -> None:
     if name in totals:
         totals[name].add_(value)

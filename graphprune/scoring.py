@@ -14,7 +14,8 @@ from .aggregate import Part, importance_by_dim, score_of, units_of
 from .axes import atoms
 from .criteria import Criterion, criterion_by_name
 from .errors import ScoreError
-from .gradients import Loss, dense_gradients, gradients_of, loss_of
+from .gates import Gates
+from .gradients import Loss, backward_over, dense_gradients, gradients_of, loss_of
 from .groups import PruningGroup
 from .matrices import Gradients, Inputs, Matrix, gathered, matrices
 from .passes.slice_parameters import DimMasks, widen
@@ -43,6 +44,8 @@ def score(
         ScoreError: the criterion is unknown, lacks what it needs, or gives values that are not finite.
     """
     chosen = criterion_by_name(criterion, **options) if isinstance(criterion, str) else criterion
+    if "gates" in chosen.needs:
+        return score_units(traced, chosen, gates=_gates(traced, chosen, data, loss, slots))
     if data is not None and len(chosen.needs) > 1:
         data = list(data)  # it is gone through once for each need
     gradients, inputs = _collect(traced, chosen, data, loss)
@@ -73,6 +76,11 @@ def _collect(
             f"the criterion {criterion.name!r} needs {what}, and there is nothing to get them from: "
             "give gp.score data, batches to run the model on"
         )
+    if dense and traced.stored is not None:
+        raise ScoreError(
+            f"the criterion {criterion.name!r} needs dense gradients, which weights in few bits don't have: use 'lora', or "
+            "'magnitude'"
+        )
     groups = {group.atom.id: group for group in traced.groups.cuttable}
     wanted = {
         name: matrix.weight
@@ -84,6 +92,21 @@ def _collect(
     return gradients, inputs
 
 
+def _gates(
+    traced: TracedModel, criterion: Criterion, data: Iterable[Any] | None, loss: Loss, slots: bool
+) -> dict[str, Tensor]:
+    """What is seen at the gates over batches, without a gradient of any weight."""
+    if data is None:
+        raise ScoreError(
+            f"the criterion {criterion.name!r} needs the gradients of activations, and there is nothing to get them "
+            "from: give gp.score data, batches to run the model on"
+        )
+    gates = Gates(traced, slots=slots)
+    with gates.watching():
+        backward_over(traced.module, data, loss)
+    return gates.take()
+
+
 def score_units(
     traced: TracedModel,
     criterion: Criterion,
@@ -92,12 +115,32 @@ def score_units(
     there: Mapping[str, DimMasks] | None = None,
     gradients: Mapping[str, Gradients] | None = None,
     inputs: Mapping[str, Inputs] | None = None,
+    gates: Mapping[str, Tensor] | None = None,
 ) -> Scores:
     """Scores from the weights and the gradients of adapters as they are now, and what was collected before.
 
     ``there`` holds the keep-masks of the parameters that were cut since the model was traced; the score of a unit that
     is gone is zero.
     """
+    if gates is not None:
+        scores = dict(criterion.of_units(gates))
+    else:
+        scores = _of_weights(traced, criterion, slots, there or {}, gradients or {}, inputs or {})
+    for name, values in scores.items():
+        if not torch.isfinite(values).all():
+            raise ScoreError(f"the scores of {name} are not finite: check the loss and the weights for NaN")
+    _check_complete(traced, criterion, scores)
+    return Scores(criterion.name, scores)
+
+
+def _of_weights(
+    traced: TracedModel,
+    criterion: Criterion,
+    slots: bool,
+    there: Mapping[str, DimMasks],
+    gradients: Mapping[str, Gradients],
+    inputs: Mapping[str, Inputs],
+) -> dict[str, Tensor]:
     groups = {group.atom.id: group for group in traced.groups.cuttable}
     slot_of = {atom: group.slot for atom, group in groups.items() if slots and group.slot is not None}
     rule = criterion.aggregation
@@ -107,25 +150,18 @@ def score_units(
         owners = [_owners(axis_index, matrix, groups, traced) for axis_index in range(len(axes))]
         if not any(owners):
             continue
-        seen = replace(
-            gathered(matrix), gradients=(gradients or {}).get(matrix.name), inputs=(inputs or {}).get(matrix.name)
-        )
+        seen = replace(gathered(matrix), gradients=gradients.get(matrix.name), inputs=inputs.get(matrix.name))
         marginals = importance_by_dim(criterion, seen)
         if marginals is None:
             continue
-        masks = (there or {}).get(matrix.name, [None] * len(axes))
+        masks = there.get(matrix.name, [None] * len(axes))
         for dim, (axis, wanted, marginal, mask) in enumerate(zip(axes, owners, marginals, masks, strict=True)):
             is_input = seen.inputs is not None and dim in seen.inputs.dims
             left = widen(torch.ones_like(marginal), [mask])
             for atom, values in units_of(axis, widen(marginal, [mask]), left, rule, slot_of).items():
                 if atom in wanted:
                     parts.setdefault(wanted[atom].name, []).append(Part(values, is_input))
-    scores = {group.name: score_of(parts[group.name], rule).cpu() for group in traced.groups if group.name in parts}
-    for name, values in scores.items():
-        if not torch.isfinite(values).all():
-            raise ScoreError(f"the scores of {name} are not finite: check the loss and the weights for NaN")
-    _check_complete(traced, criterion, scores)
-    return Scores(criterion.name, scores)
+    return {group.name: score_of(parts[group.name], rule).cpu() for group in traced.groups if group.name in parts}
 
 
 def _owners(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..errors import ScoreError
 from .base import Aggregation, Criterion, Need
+from .fisher import Fisher
 from .flap import Flap
 from .lora import Lora
 from .magnitude import Magnitude
@@ -14,6 +15,7 @@ from .taylor import Taylor
 from .wanda import WandaSp
 
 CRITERIA: dict[str, Callable[..., Criterion]] = {
+    "fisher": Fisher,
     "flap": Flap,
     "lora": Lora,
     "magnitude": Magnitude,
@@ -41,6 +43,7 @@ __all__ = [
     "CRITERIA",
     "Aggregation",
     "Criterion",
+    "Fisher",
     "Flap",
     "Lora",
     "Magnitude",

@@ -1,11 +1,13 @@
 """What a criterion is.
 
 A criterion says what it needs to see, gives the importance of each single weight, for a run of rows of one parameter at
-a time, and says how these become the score of a unit. Only sums over rows and columns are ever kept.
+a time, and says how these become the score of a unit. Only sums over rows and columns are ever kept. A criterion that
+needs ``"gates"`` gives the scores of units themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,9 +15,10 @@ from torch import Tensor
 
 from ..matrices import Matrix
 
-Need = Literal["lora_gradients", "gradients", "squared_gradients", "activations"]
+Need = Literal["lora_gradients", "gradients", "squared_gradients", "activations", "gates"]
 """What a criterion may need beside the weights: the gradients of LoRA factors, dense gradients of the weights
-themselves (their mean over batches, and that of their squares), or what the weights are multiplied with."""
+themselves (their mean over batches, and that of their squares), what the weights are multiplied with, or the
+derivatives of the loss in gates on the units (see :mod:`graphprune.gates`)."""
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,11 @@ class Criterion(Protocol):
             ScoreError: what the criterion needs is missing.
         """
         ...
+
+    def of_units(self, gates: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The scores of the units of each group, from the mean squares of the derivatives of their gates.
+
+        Only a criterion that needs ``"gates"`` is asked this, and it is not asked for :meth:`importance`. Both are
+        ``[units]``, or ``[slots, units]`` for groups with slots.
+        """
+        return gates

@@ -142,6 +142,11 @@ class LoRAPruneCallback(TrainerCallback):
             checkpoint = Path(self.resume_from or checkpoint_of(args, state))
             restore_state(self.pruner, checkpoint, kwargs.get("optimizer"))
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.pruner.watch(state.global_step + 1)
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from ..budget import Of
 from ..constraints import PerKind
@@ -15,6 +15,8 @@ from ..errors import BudgetError, FileFormatError, TrainingError
 from ..ladders import Normalize, Scope
 from ..schedule import schedule_by_name
 from ..selection import Form
+
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class PruneConfig:
 
     The rest is for :func:`graphprune.training.finetune.prune_while_tuning`, which makes adapters and a Trainer; with
     the callback these are the user's own. ``steps`` counts optimiser steps and replaces ``epochs``; ``window`` is the
-    length in tokens of what the text is cut into; ``save_steps`` is how often there is a checkpoint.
+    length in tokens of what the text is cut into; ``precision="bf16"`` computes products in bfloat16 and keeps weights
+    as they are (autocast); ``save_steps`` is how often there is a checkpoint.
 
     Raises:
         BudgetError: the ratio is not in (0, 1).
@@ -71,6 +74,7 @@ class PruneConfig:
     batch_size: int = 4
     accumulation: int = 1
     window: int = 128
+    precision: Precision = "fp32"
     seed: int = 0
     save_steps: int = 50
 
@@ -168,7 +172,14 @@ class PruneConfig:
         return None
 
 
-_CHOICES = (("of", Of), ("variant", Variant), ("form", Form), ("scope", Scope), ("normalize", Normalize))
+_CHOICES = (
+    ("of", Of),
+    ("variant", Variant),
+    ("precision", Precision),
+    ("form", Form),
+    ("scope", Scope),
+    ("normalize", Normalize),
+)
 """Settings that are one of some words."""
 
 

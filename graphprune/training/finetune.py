@@ -162,6 +162,8 @@ def prune_while_tuning(
                 _train(trainer, tuned, callback, checkpoint)
             except KeyboardInterrupt:
                 interrupt.requested = True
+        # mixed precision has put autocast around the model's forward
+        trainer.accelerator.unwrap_model(tuned, keep_fp32_wrapper=False)
         if interrupt.requested:
             raise TrainingInterrupted(_interrupted(run_directory, trainer.state))
     losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
@@ -217,6 +219,7 @@ def make_trainer(
         remove_unused_columns=False,
         dataloader_pin_memory=not on_cpu,
         use_cpu=on_cpu,
+        bf16=config.precision == "bf16",
         disable_tqdm=True,
         report_to="none",
         log_level="error",

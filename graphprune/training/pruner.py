@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from ..compact import CompactModel
 from ..distributed import in_every_process, is_sharded, mean_of_processes, own_part
 from ..errors import TrainingError
+from ..gates import Gates
 from ..matrices import matrices
 from ..passes.slice_parameters import DimMasks, masks_within
 from ..pipeline import rewrite
@@ -73,6 +74,9 @@ class Pruner:
         self._trained: list[Slice] = []
         self.compaction = None if config.compaction is None else Compaction(traced)
         self._cut_at = 0.0
+        self._gates = Gates(traced) if "gates" in self.criterion.needs else None
+        self._watching = ExitStack()
+        self._watched = 0
         self._check()
 
     @property
@@ -102,6 +106,18 @@ class Pruner:
         self.before_step(number, scaled=scaled)
         yield
         self.zero_trained()
+        self.watch(number + 1)
+
+    def watch(self, number: int) -> None:
+        """Before the forward passes of a step: see the gates in them, if the criterion needs these and the step is due.
+
+        :meth:`step` does this for the step after its own. It is left to the loop where the first step is due (with an
+        interval of 1), and where the loop goes on from an earlier state.
+        """
+        self._watching.close()
+        self._watched = number
+        if self._gates is not None and self.is_due(number):
+            self._watching.enter_context(self._gates.watching(self._there))
 
     def before_step(self, number: int, *, scaled: bool = False) -> None:
         """Score with the gradients that the optimiser will see, and prune, if the schedule says so.
@@ -136,8 +152,16 @@ class Pruner:
 
         Raises:
             ScoreError: scores are not finite, or can't be made.
+            TrainingError: the criterion needs gates, and there was no backward pass that it has seen.
         """
-        own = score_units(self.traced, self.criterion, there=self._there)
+        self._watching.close()
+        gates = None if self._gates is None else self._gates.take()
+        if gates == {}:
+            raise TrainingError(
+                f"the criterion {self.criterion.name!r} has seen no backward pass before step {step}: call "
+                "pruner.watch(number) before the forward passes of each step"
+            )
+        own = score_units(self.traced, self.criterion, there=self._there, gates=gates)
         newer = Scores(own.criterion, mean_of_processes(own.by_group, self._device))
         self.scores = newer if self.scores is None else self.scores.moving_average(newer, self.config.decay)
         ratio = self.target(step)
@@ -172,6 +196,7 @@ class Pruner:
                 "each process holds a part of the model only: load its full state dict into a model that is not "
                 "sharded, and cut that with gp.rewrite(gp.trace(model), pruner.plan)"
             )
+        self._watching.close()
         with as_it_was_made(self.traced.module):
             if self.compaction is not None and self.compaction.reports:
                 return self.compaction.result(self.plan, **options)
@@ -204,10 +229,12 @@ class Pruner:
         """Cut the model to a plan, the one so far or an earlier one that a checkpoint holds; see :meth:`cut_if_due`."""
         if self.compaction is None:
             return
+        self._watching.close()
         with as_it_was_made(self.traced.module):
             self.compaction.cut(plan, optimizer)
         self._cut_at = self._removed_by(plan)
         self._find_trained()
+        self.watch(self._watched)
 
     @property
     def _device(self) -> torch.device:
@@ -242,14 +269,14 @@ class Pruner:
         name = type(module).__name__
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise TrainingError(f"{name} has no trainable parameter: load its adapters with is_trainable=True")
-        more = self.criterion.needs - {"lora_gradients"}
+        more = self.criterion.needs - {"lora_gradients", "gates"}
         if more:
             what = "activations" if "activations" in more else "dense gradients of the weights"
             raise TrainingError(
                 f"the criterion {self.criterion.name!r} needs {what}, which training with adapters doesn't make: prune "
                 "at once and tune what is left (graphprune prune --no-tune), or use the criterion 'lora'"
             )
-        if self.criterion.needs and not any(m.adapters for m in matrices(self.traced).values()):
+        if "lora_gradients" in self.criterion.needs and not any(m.adapters for m in matrices(self.traced).values()):
             raise TrainingError(
                 f"the criterion {self.criterion.name!r} needs LoRA adapters, and {name} has none: wrap it with "
                 "peft.get_peft_model(model, peft.LoraConfig(target_modules='all-linear')) first"

@@ -1,0 +1,278 @@
+"""Gates: what the loss of each sample says about multiplying all values of a unit by a number near 1.
+
+A gate ``m`` stands before every weight that takes a unit in. Its derivative at 1 is the sum of ``x·∂L/∂x`` over the
+values ``x`` of the unit there, and needs the gradients of activations only, which a backward pass makes in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .axes import Atom, Axis, atoms
+from .errors import ScoreError
+from .groups import PruningGroup
+from .masks import fold
+from .matrices import matrices, wrapped_weights
+from .passes.slice_parameters import DimMasks, widen
+from .rules import Dims
+from .traced import TracedModel
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A place where units pass: a dim, counted from the end, of the only input or the only output of a module.
+
+    ``parameter`` is the weight of the module with the units in ``weight_dim``.
+    """
+
+    module: str
+    at_input: bool
+    dim: int
+    axis: Axis
+    parameter: str
+    weight_dim: int
+    units: frozenset[int]
+    """The atoms whose units are gated here."""
+    share: float
+    """What the derivative here counts for."""
+
+
+def find_gates(traced: TracedModel) -> tuple[Gate, ...]:
+    """Where to gate the units of the groups that can be cut.
+
+    That is every module whose weight sums over the units. Where units are summed over in a product of two values (those
+    of queries and keys in attention), they are gated at the outputs of the modules that the values come from, and each
+    counts for half: two gates in a product would be the square of one.
+    """
+    groups = cuttable(traced)
+    weighted = _weighted_calls(traced)
+    found: dict[Gate, None] = {}
+    summed: set[int] = set()
+    for node, call in weighted:
+        taken = call.taken()
+        if taken is not None:
+            units = _summed(node, taken, traced) & groups.keys()
+            gates = list(_gates_at(taken, call, units, traced))
+            summed |= {atom for gate in gates for atom in gate.units}
+            found |= dict.fromkeys(gates)
+    given = _given(weighted)
+    for node in traced.graph.graph.nodes:
+        values = {value: _summed(node, value, traced) & groups.keys() - summed for value in _values(node)}
+        for value, units in values.items():
+            for atom in units:
+                factors = sum(atom in others for others in values.values())
+                source = _source(value, atom, given, traced) if factors > 1 else None
+                if source is not None:
+                    found |= dict.fromkeys(_gates_at(*source, {atom}, traced, at_input=False, share=1 / factors))
+    return tuple(found)
+
+
+def cuttable(traced: TracedModel) -> dict[int, PruningGroup]:
+    """The groups that can be cut by the ids of their atoms."""
+    return {group.atom.id: group for group in traced.groups.cuttable}
+
+
+def atom_ids(axis: Axis) -> set[int]:
+    """The ids of the atoms of an axis."""
+    return {atom.id for atom in atoms(axis)}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a module with a weight: its nodes, and the name of the weight."""
+
+    module: str
+    weight: str
+    nodes: frozenset[fx.Node]
+
+    def taken(self) -> fx.Node | None:
+        """The only value that the call takes from outside."""
+        found = {each for node in self.nodes for each in _values(node) if each not in self.nodes}
+        return found.pop() if len(found) == 1 else None
+
+    def given(self) -> fx.Node | None:
+        """The only value of the call that is used outside."""
+        found = [node for node in self.nodes if any(user not in self.nodes for user in node.users)]
+        return found[0] if len(found) == 1 else None
+
+
+def _weighted_calls(traced: TracedModel) -> list[tuple[fx.Node, _Call]]:
+    """The nodes that take a weight of a module, adapters aside, and the call of the module."""
+    weights = {name for name, matrix in matrices(traced).items() if not matrix.is_adapter}
+    wrapped = {name: path for path, name in wrapped_weights(traced)}
+    nodes: dict[tuple[str, str], set[fx.Node]] = {}
+    takers: list[tuple[fx.Node, str]] = []
+    for node in traced.graph.graph.nodes:
+        if node.op != "call_function":
+            continue
+        for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
+            nodes.setdefault((path, key), set()).add(node)
+        names = (traced.inference.canonical.get(str(each.target)) for each in node.all_input_nodes)
+        takers += [(node, name) for name in names if name in weights]
+    calls: list[tuple[fx.Node, _Call]] = []
+    for node, weight in takers:
+        module = wrapped.get(weight, weight.rpartition(".")[0])
+        for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
+            if path == module:
+                calls.append((node, _Call(module, weight, frozenset(nodes[path, key]))))
+    return calls
+
+
+def _given(weighted: list[tuple[fx.Node, _Call]]) -> dict[fx.Node, list[_Call]]:
+    """The calls that give a value."""
+    found: dict[fx.Node, list[_Call]] = {}
+    for _, call in weighted:
+        node = call.given()
+        if node is not None:
+            found.setdefault(node, []).append(call)
+    return found
+
+
+def _source(
+    value: fx.Node, atom: int, given: Mapping[fx.Node, list[_Call]], traced: TracedModel
+) -> tuple[fx.Node, _Call] | None:
+    """The output of a module with the units of an atom in its weight that a value comes from, and the call of it."""
+    at: fx.Node | None = value
+    while at is not None:
+        for call in given.get(at, ()):
+            if atom in _atoms_of(traced.inference.axes(call.weight)):
+                return at, call
+        at = next((each for each in _values(at) if atom in _atoms_of(_axes(each, traced))), None)
+    return None
+
+
+def _gates_at(
+    value: fx.Node, call: _Call, units: set[int], traced: TracedModel, *, at_input: bool = True, share: float = 1.0
+) -> Iterator[Gate]:
+    """A gate for each dim of a value in which some units are."""
+    axes, weight_axes = _axes(value, traced), traced.inference.axes(call.weight)
+    for dim, axis in enumerate(axes):
+        here = units & atom_ids(axis)
+        weight_dim = next((at for at, each in enumerate(weight_axes) if here & atom_ids(each)), None)
+        if weight_dim is not None:
+            yield Gate(call.module, at_input, dim - len(axes), axis, call.weight, weight_dim, frozenset(here), share)
+
+
+def _values(node: fx.Node) -> list[fx.Node]:
+    """What a call computes with, parameters and buffers aside."""
+    return [each for each in node.all_input_nodes if each.op != "get_attr"]
+
+
+def _summed(node: fx.Node, value: fx.Node, traced: TracedModel) -> set[int]:
+    """The atoms of a value that the result of a call does not have."""
+    result = traced.inference.dims.get(node)
+    if node.op != "call_function" or not isinstance(result, Dims):
+        return set()
+    return _atoms_of(_axes(value, traced)) - _atoms_of(_axes(node, traced))
+
+
+def _atoms_of(axes: tuple[Axis, ...]) -> set[int]:
+    return {atom for axis in axes for atom in atom_ids(axis)}
+
+
+def _axes(node: fx.Node, traced: TracedModel) -> tuple[Axis, ...]:
+    """The axes of a value; of one that is several tensors those of all."""
+    result = traced.inference.dims.get(node)
+    tensors = result if isinstance(result, tuple) else (result,)
+    axes = [axis for dims in tensors if dims is not None for axis in dims.axes]
+    return tuple(traced.inference.solver.resolve(axis) for axis in axes)
+
+
+class Gates:
+    """Collects the derivatives of gates while a model runs forward and backward, within :meth:`watching`.
+
+    Raises:
+        ScoreError: on leaving, a module was not given what it was traced with.
+    """
+
+    def __init__(self, traced: TracedModel, *, slots: bool = True):
+        self.traced = traced
+        self.gates = find_gates(traced)
+        groups = cuttable(traced)
+        self._names = {atom: group.name for atom, group in groups.items()}
+        self._slots: Mapping[int, Atom] = {
+            atom: group.slot for atom, group in groups.items() if slots and group.slot is not None
+        }
+        self._there: Mapping[str, DimMasks] = {}
+        self._run = 0
+        self._seen: dict[tuple[str, int, int], Tensor] = {}
+        """Derivatives ``[samples, units]`` or ``[samples, slots, units]`` by group, run of the model and samples."""
+
+    @contextmanager
+    def watching(self, there: Mapping[str, DimMasks] | None = None) -> Iterator[None]:
+        """Within the context what the module computes is watched.
+
+        ``there`` holds the keep-masks of the parameters that were cut since the model was traced.
+        """
+        self._there = there or {}
+        handles = [self.traced.module.register_forward_pre_hook(self._begin)]
+        try:
+            for gate in self.gates:
+                module = self.traced.module.get_submodule(gate.module)
+                if gate.at_input:
+                    handles.append(module.register_forward_pre_hook(self._input_hook(gate), with_kwargs=True))
+                else:
+                    handles.append(module.register_forward_hook(self._output_hook(gate)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def take(self) -> dict[str, Tensor]:
+        """The mean square of the derivatives over samples for each group, and begin anew.
+
+        The numbers are relative: they add up to 1, so that the scale of a loss has no part in them.
+        """
+        sums: dict[str, Tensor] = {}
+        for (name, _, _), derivatives in self._seen.items():
+            square = derivatives.square().sum(0)
+            sums[name] = sums[name] + square if name in sums else square
+        self._seen = {}
+        total = sum(float(value.sum()) for value in sums.values())
+        return {name: (value / total if total > 0 else value).cpu() for name, value in sums.items()}
+
+    def _begin(self, module: nn.Module, args: Any) -> None:
+        self._run += 1
+
+    def _input_hook(self, gate: Gate) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            values: list[Any] = [*args, *kwargs.values()]
+            place = next((at for at, each in enumerate(values) if isinstance(each, Tensor)), None)
+            values[place or 0] = self._gated(gate, values[place or 0])
+            return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
+
+        return hook
+
+    def _output_hook(self, gate: Gate) -> Any:
+        return lambda module, args, output: self._gated(gate, output)
+
+    def _gated(self, gate: Gate, x: Any) -> Any:
+        """The same values as a tensor of its own, whose gradient is what comes back through this place only."""
+        mask = self._there.get(gate.parameter, {gate.weight_dim: None})[gate.weight_dim]
+        size = gate.axis.size if mask is None else int(mask.sum())
+        if not isinstance(x, Tensor) or x.ndim < -gate.dim or x.shape[gate.dim] != size:
+            raise ScoreError(
+                f"{gate.module} is not called as it was traced: its input or output must hold {size} units"
+            )
+        if not torch.is_grad_enabled():
+            return x
+        x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+        values, run = x.detach(), self._run
+        x.register_hook(lambda gradient: self._keep(gate, mask, run, values, gradient * gate.share))
+        return x
+
+    def _keep(self, gate: Gate, mask: Tensor | None, run: int, x: Tensor, gradient: Tensor) -> None:
+        feature = gate.dim % x.ndim
+        product = (x.float() * gradient.float()).movedim(feature, -1)
+        samples = product.reshape(product.shape[0] if feature > 0 else 1, -1, product.shape[-1]).sum(1)
+        whole = widen(samples, [None, mask])
+        for atom, derivatives in torch.vmap(lambda row: fold(gate.axis, row, self._slots))(whole).items():
+            if atom in gate.units:
+                key = self._names[atom], run, len(derivatives)
+                self._seen[key] = self._seen[key] + derivatives if key in self._seen else derivatives
