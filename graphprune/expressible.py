@@ -199,10 +199,10 @@ def _agrees(traced: TracedModel, counted: Mapping[str, Counted], dtype: torch.dt
     tensors = _random_tensors(traced, keep, dtype)
     try:
         module = patch_modules(traced.program, traced.inference, traced.groups, keep, tensors, counted)
-        graph = recompute_shapes(traced.program, traced.inference, keep, tensors)
     except GraphPruneError:
         return False
-    return same_values(traced.program, graph, module, dtype)
+    make_graph = partial(recompute_shapes, traced.program, traced.inference, keep, tensors)
+    return same_values(traced.program, make_graph, module, dtype)
 
 
 def _random_tensors(traced: TracedModel, keep: Keep, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -332,10 +332,10 @@ class _ConfigCheck:
             with quietly(), torch.device("meta"):
                 made = self.kind(type(config).from_dict(config.to_dict()))
             _put(made, {ours: tensors[name] for ours, name in self.names.items()})
-            graph = recompute_shapes(traced.program, traced.inference, keep, tensors)
         except Exception:  # whatever a config or a constructor finds wrong with its numbers
             return False
-        return same_values(traced.program, graph, made, torch.float64)
+        make_graph = partial(recompute_shapes, traced.program, traced.inference, keep, tensors)
+        return same_values(traced.program, make_graph, made, torch.float64)
 
 
 def _put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
