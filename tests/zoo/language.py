@@ -214,6 +214,7 @@ LANGUAGE: dict[str, Entry] = {
         ),
         {"input_ids": ids()},
     ),
+    "jetmoe": causal("JetMoe", num_local_experts=4, num_experts_per_tok=2, num_key_value_heads=6, kv_channels=8),
     "rwkv": lambda: (
         build(
             "RwkvConfig",
@@ -232,6 +233,7 @@ LANGUAGE: dict[str, Entry] = {
     "layoutlm": encoder("LayoutLM"),
     "data2vec_text": encoder("Data2VecText"),
     "longformer": encoder("Longformer", attention_window=4),
+    "convbert": encoder("ConvBert", embedding_size=48),
     "big_bird": encoder("BigBird", attention_type="original_full"),
     "funnel": lambda: (
         build(

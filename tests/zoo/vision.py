@@ -314,6 +314,21 @@ VISION: dict[str, Entry] = {
         ),
         {"input_features": torch.randn(3, 10, 26)},
     ),
+    "univnet": lambda: (
+        build(
+            "UnivNetConfig",
+            "UnivNetModel",
+            model_in_channels=8,
+            model_hidden_channels=8,
+            num_mel_bins=12,
+            resblock_stride_sizes=[2, 2],
+            resblock_kernel_sizes=[3, 3],
+            resblock_dilation_sizes=[[1, 3], [1, 3]],
+            kernel_predictor_hidden_channels=8,
+            kernel_predictor_num_blocks=1,
+        ),
+        {"input_features": torch.randn(1, 7, 12), "noise_sequence": torch.randn(1, 7, 8)},
+    ),
     "speecht5": lambda: (
         build(
             "SpeechT5Config",
