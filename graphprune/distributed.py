@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .errors import TrainingError
+
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is a DTensor, as ``fully_shard`` makes of parameters."""
@@ -39,10 +41,20 @@ def own_part(tensor: Tensor) -> Tensor:
 
 
 def own_positions(tensor: Tensor, dim: int, mask: Tensor) -> Tensor:
-    """Where a mask ``[tensor.shape[dim]]`` is true, as positions of a dim of the part that this process holds."""
+    """Where a mask ``[tensor.shape[dim]]`` is true, as positions of a dim of the part that this process holds.
+
+    Raises:
+        TrainingError: the parts are not runs of positions.
+    """
     if is_sharded(tensor):
         from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+        kinds = (Replicate, Shard)
+        unknown = [each for each in tensor.placements if type(each) not in kinds and getattr(each, "dim", dim) == dim]  # type: ignore[attr-defined]
+        if unknown:  # tensor parallelism on the same dim, of which parts are interleaved
+            raise TrainingError(
+                f"a parameter is sharded by {unknown[0]!r}, which can't be masked: use fully_shard alone"
+            )
         placements = [Shard(0) if each.is_shard(dim) else Replicate() for each in tensor.placements]  # type: ignore[attr-defined]
         # the mask is on every process already: nothing is sent
         mask = distribute_tensor(mask, tensor.device_mesh, placements, src_data_rank=None).to_local()  # type: ignore[attr-defined]

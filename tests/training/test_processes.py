@@ -10,8 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
 
 import graphprune as gp
+from graphprune.distributed import own_positions
 from graphprune.errors import TrainingError
 from graphprune.passes.slice_parameters import is_zero_where_masked
 
@@ -87,6 +91,18 @@ def test_a_sharded_model_is_traced_before_it_is_sharded() -> None:
     assert str(error.value) == (
         "the model is sharded already and can't be traced: give this callback to the Trainer when that is made, "
         "Trainer(callbacks=[…])"
+    )
+
+
+@pytest.mark.usefixtures("one_process")
+def test_parts_that_are_interleaved_are_refused() -> None:
+    mesh = init_device_mesh("cpu", (1, 1))
+    weight = DTensor.from_local(torch.ones(4, 2), mesh, [_StridedShard(0, split_factor=1), Shard(0)])
+    assert own_positions(weight, 1, torch.tensor([False, True])).tolist() == [1]
+    with pytest.raises(TrainingError) as error:
+        own_positions(weight, 0, torch.ones(4, dtype=torch.bool))
+    assert str(error.value) == (
+        f"a parameter is sharded by {weight.placements[0]!r}, which can't be masked: use fully_shard alone"
     )
 
 
