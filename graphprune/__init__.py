@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .latency import LatencyTable, measure_latency
     from .pipeline import rewrite, trace
     from .plan import GroupPlan, PruningPlan
+    from .reconstruction import reconstruct
     from .rules import resize_rule, rule
     from .scores import Scores
     from .scoring import score
@@ -55,6 +56,7 @@ _MODULES = {
     "Scores": "scores",
     "TracedModel": "traced",
     "compensate": "compensation",
+    "reconstruct": "reconstruction",
     "export_onnx": "export.onnx",
     "load": "export.directory",
     "measure_latency": "latency",
@@ -106,6 +108,7 @@ __all__ = [
     "measure_latency",
     "merge_adapters",
     "prune",
+    "reconstruct",
     "resize_rule",
     "rewrite",
     "rule",

@@ -71,14 +71,14 @@ def input_statistics(
     with evaluation_mode(module), torch.no_grad(), _plain_kernels():
         for batch in batches:
             with watch:
-                _forward(module, batch)
+                run(module, batch)
             count += 1
     if not count:
         raise ScoreError("there are no batches to score on: data is empty")
     return {name: _inputs(parameters[name], seen) for name, seen in watch.seen.items()}
 
 
-def _forward(module: nn.Module, batch: Any) -> None:
+def run(module: nn.Module, batch: Any) -> None:
     if isinstance(batch, Mapping):
         module(**batch)
     elif isinstance(batch, (tuple, list)):

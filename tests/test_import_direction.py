@@ -35,6 +35,7 @@ LAYERS: list[set[str]] = [
         "graphprune.pipeline",
         "graphprune.scoring",
         "graphprune.compensation",
+        "graphprune.reconstruction",
     },
     {
         "graphprune.expressible",

@@ -1,0 +1,134 @@
+"""Make up for removed units with the weights that stay: least squares over data.
+
+A layer that takes in removed units G loses ``W_G·x_G``, and what stays of its inputs, K, says part of that again. With
+``C = Σ x·xᵀ`` over data the weights that come nearest to the outputs of the whole layer are (as in SparseGPT,
+arXiv 2301.00774, equation 2, with ridge regression)::
+
+    W_K  ←  W_K + W_G·C_GK·(C_KK + ridge·diag(C_KK))⁻¹
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .activations import run
+from .adapters import carry_plan, shared_copy
+from .errors import ScoreError
+from .gates import Gate, find_gates
+from .gradients import evaluation_mode
+from .matrices import Matrix, matrices
+from .passes.slice_parameters import parameter_masks
+from .pipeline import trace
+from .plan import PruningPlan
+from .traced import TracedModel
+
+ELEMENTS = 1 << 28
+"""Elements of second moments that are held together; more take another pass over the data."""
+
+RIDGE = 0.1
+"""Less fits the data that the moments are from, and not the next: see docs/criteria.md."""
+
+
+def reconstruct(
+    traced: TracedModel, plan: PruningPlan, data: Iterable[Any], *, ridge: float = RIDGE
+) -> tuple[TracedModel, PruningPlan]:
+    """The model whose remaining weights make up for the units that a plan removes, and the plan for it.
+
+    ::
+
+        traced, plan = gp.reconstruct(traced, plan, batches)
+        compact = gp.rewrite(traced, plan)
+
+    The original is not changed: the result is a copy that shares all its tensors but these weights, traced with the
+    same inputs. Layers whose weight is a matrix of their own are reconstructed, each by itself from its inputs in the
+    dense model, and others stay as they are. ``data`` is batches as for :func:`graphprune.score`, with more tokens in
+    all than a layer has inputs.
+
+    Raises:
+        PlanError: the plan is for another model.
+        ScoreError: there is no batch.
+    """
+    masks = parameter_masks(traced.inference, plan.keep(traced))
+    known = matrices(traced)
+    work: dict[Gate, Tensor] = {}
+    for gate in find_gates(traced):
+        kept = masks.get(gate.parameter, {gate.weight_dim: None})[gate.weight_dim]
+        alone = not traced.table[gate.parameter].aliases
+        if gate.at_input and kept is not None and alone and known[gate.parameter].weight.ndim == 2:
+            work[gate] = kept
+    module = shared_copy(traced.module)
+    batches = list(data)
+    for gates in _rounds(work):
+        for gate, moments in second_moments(traced.module, gates, batches).items():
+            matrix = known[gate.parameter]
+            update = least_squares(matrix, gate.weight_dim, moments, work[gate], ridge)
+            path, _, attribute = gate.parameter.rpartition(".")
+            changed = nn.Parameter(matrix.weight.detach() + update.to(matrix.weight), matrix.weight.requires_grad)
+            module.get_submodule(path).register_parameter(attribute, changed)
+    other = trace(module, traced.args, traced.kwargs)
+    carried = carry_plan(traced, plan, other, {name: name for name in other.table if name in traced.table})
+    return other, replace(carried, about={**plan.about, "reconstructed": True})
+
+
+def second_moments(module: nn.Module, gates: Iterable[Gate], batches: Iterable[Any]) -> dict[Gate, Tensor]:
+    """``Σ x·xᵀ`` over all samples at some inputs, ``[units, units]`` in float32.
+
+    Raises:
+        ScoreError: there is no batch.
+    """
+    moments: dict[Gate, Tensor] = {}
+
+    def watch(gate: Gate) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            x = next(each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
+            rows = x.detach().movedim(gate.dim, -1).reshape(-1, x.shape[gate.dim]).float()
+            product = rows.T @ rows
+            moments[gate] = moments[gate].add_(product) if gate in moments else product
+
+        return hook
+
+    count = 0
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(evaluation_mode(module))
+        for gate in gates:
+            handle = module.get_submodule(gate.module).register_forward_pre_hook(watch(gate), with_kwargs=True)
+            stack.callback(handle.remove)
+        for batch in batches:
+            run(module, batch)
+            count += 1
+    if not count:
+        raise ScoreError("there are no batches to reconstruct on: data is empty")
+    return moments
+
+
+def least_squares(matrix: Matrix, dim: int, moments: Tensor, kept: Tensor, ridge: float) -> Tensor:
+    """What is added to a weight whose inputs, in ``dim``, are cut to those that are ``kept``; zero at the others."""
+    weight = matrix.effective(slice(None)).double().movedim(dim, 1)
+    stays, goes = kept.nonzero().flatten().to(weight.device), (~kept).nonzero().flatten().to(weight.device)
+    second = moments.double()
+    inner = second[stays][:, stays]
+    diagonal = inner.diagonal()
+    # an input that is always zero has no moment to regularise with
+    least = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny) * 1e-6
+    inner = inner + torch.diag(ridge * diagonal + least)
+    update = torch.zeros_like(weight)
+    update[:, stays] = torch.linalg.solve(inner, second[stays][:, goes] @ weight[:, goes].T).T
+    return update.movedim(1, dim)
+
+
+def _rounds(gates: Mapping[Gate, Tensor]) -> Iterator[list[Gate]]:
+    """The gates in groups whose second moments fit into memory together."""
+    batch: list[Gate] = []
+    for gate, kept in gates.items():
+        if batch and sum(each.axis.size**2 for each in batch) + len(kept) ** 2 > ELEMENTS:
+            yield batch
+            batch = []
+        batch.append(gate)
+    if batch:
+        yield batch
