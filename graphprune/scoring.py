@@ -76,9 +76,10 @@ def _collect(
             f"the criterion {criterion.name!r} needs {what}, and there is nothing to get them from: "
             "give gp.score data, batches to run the model on"
         )
-    if dense and traced.stored is not None:
+    if traced.stored is not None:
+        what = "dense gradients" if dense else "activations"
         raise ScoreError(
-            f"the criterion {criterion.name!r} needs dense gradients, which weights in few bits don't have: use 'lora', or "
+            f"the criterion {criterion.name!r} needs {what}, which are not taken of weights in few bits: use 'lora' or "
             "'magnitude'"
         )
     groups = {group.atom.id: group for group in traced.groups.cuttable}

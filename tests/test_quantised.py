@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import graphprune as gp
-from graphprune.errors import CaptureError, TrainingError
+from graphprune.errors import CaptureError, ScoreError, TrainingError
 from graphprune.passes.slice_parameters import is_zero_where_masked, zero_masked
 from graphprune.quantised import dense_copy, quantised_weight, quantised_weights
 from graphprune.training.masking import masks_of, removed_slices, zero
@@ -250,6 +250,17 @@ def test_another_format_is_refused(directory: Path) -> None:
     assert str(caught.value) == (
         "a model that is quantised by gptq can't be pruned: what can is bitsandbytes in 8 and 4 bits, and torchao's "
         "integers with symmetric scales"
+    )
+
+
+@pytest.mark.parametrize(("criterion", "what"), [("taylor", "dense gradients"), ("wanda_sp", "activations")])
+def test_other_criteria_are_refused(directory: Path, criterion: str, what: str) -> None:
+    traced = gp.trace(adapted(directory, "int8"), kwargs={"input_ids": IDS})
+    with pytest.raises(ScoreError) as caught:
+        gp.score(traced, criterion, data=[{"input_ids": IDS}])
+    assert str(caught.value) == (
+        f"the criterion {criterion!r} needs {what}, which are not taken of weights in few bits: use 'lora' or "
+        "'magnitude'"
     )
 
 
