@@ -307,10 +307,10 @@ def run_module(
     program: Program, module: nn.Module, replaced: Mapping[str, Tensor], dtype: torch.dtype | None
 ) -> list[Tensor]:
     """The outputs of a module, in eval mode, with some tensors replaced and all cast."""
-    values: dict[str, Tensor] = {}
-    for named in (module.named_parameters, module.named_buffers):
-        for name, tensor in named():
-            values[name] = replaced[name] if name in replaced else _cast(tensor, dtype)
+    values = {name: replaced.get(name, _cast(tensor, dtype)) for name, tensor in module.named_buffers()}
+    for name, tensor in module.named_parameters():
+        # a parameter: in place of any other tensor a forward that parametrises it, as peft's does, leaves a buffer
+        values[name] = nn.Parameter(replaced.get(name, _cast(tensor, dtype)), requires_grad=False)
     args, kwargs = _inputs(program, dtype)
     with inference_mode_of(module), nullcontext() if dtype is None else _Promoting(dtype):
         return _tensors(torch.func.functional_call(module, values, args, kwargs))

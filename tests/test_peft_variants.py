@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -160,13 +160,21 @@ def test_a_bias_of_an_adapter() -> None:
         gp.rewrite(traced, plan, adapters="merge")
 
 
-def test_adapters_on_parameters() -> None:
+@pytest.mark.parametrize("order", [("keep", "merge"), ("merge", "keep")])
+def test_adapters_on_parameters(order: tuple[Literal["keep", "merge"], ...]) -> None:
     model = adapted(
         tiny("mixtral")[0],
         target_modules=["q_proj"],
         target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
     )
     traced = traced_variant(model)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     plan = random_plan(traced, half=True, slots=False)
     assert any("experts" in name for name in plan.groups)
-    assert gp.rewrite(traced, plan).ratio > 0.25
+    for adapters in order:
+        compact = gp.rewrite(traced, plan, adapters=adapters)
+        assert compact.module_error is None
+        assert compact.ratio > 0.25
+        after = dict(model.named_parameters())
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[name], before[name]) for name in before)
