@@ -52,6 +52,6 @@ def test_the_tables_of_a_tiny_shape_without_torch_pruning(
 
 @pytest.mark.slow
 def test_a_measurement_in_a_process_of_its_own() -> None:
-    command = [sys.executable, str(SPEED), "--measure", "analyse", "--shapes", "tiny", "--layers", "2"]
+    command = [sys.executable, str(SPEED), "--measure", "rewrite", "--shapes", "tiny", "--layers", "2"]
     figures = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert {"trace", "infer and group", "rewrite", "model", "peak"} <= figures.keys()
