@@ -163,12 +163,6 @@ def test_a_buffer_that_is_a_view_of_a_weight() -> None:
 
 # --- parametrizations -------------------------------------------------------------------------------------------------
 
-FOLD = (
-    "weight norm divides by the length of what would be masked, which is then zero: fold it into the weight first "
-    "(remove_parametrizations, remove_weight_norm)"
-)
-
-
 def parametrized(change: Callable[..., nn.Module], layer: int = 0, **options: Any) -> nn.Sequential:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
@@ -178,10 +172,8 @@ def parametrized(change: Callable[..., nn.Module], layer: int = 0, **options: An
 
 @pytest.mark.parametrize("change", [parametrizations.weight_norm, nn.utils.weight_norm], ids=["new", "old"])
 def test_weight_norm(change: Any) -> None:
-    traced = gp.trace(parametrized(change), X)
-    assert reason(traced, "model:channels") == FOLD
-    assert traced.groups.prunable == ()
-    prune_half(gp.trace(parametrized(change, layer=2), X))  # what goes into it can be cut
+    for layer in (0, 2):  # along the rows whose length it divides by, and along what goes into it
+        prune_half(gp.trace(parametrized(change, layer=layer), X))
 
 
 def test_weight_norm_that_was_folded() -> None:
