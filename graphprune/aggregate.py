@@ -13,6 +13,7 @@ from .axes import Atom, Axis
 from .criteria import Aggregation, Criterion
 from .masks import fold
 from .matrices import Matrix
+from .passes.slice_parameters import DimMasks
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,21 @@ class Part:
     is_input: bool
 
 
-def importance_by_dim(criterion: Criterion, matrix: Matrix) -> list[Tensor] | None:
+def importance_by_dim(criterion: Criterion, matrix: Matrix, kept: DimMasks = ()) -> list[Tensor] | None:
     """For each dim of a parameter one number for each position, in float32; None if the parameter says nothing.
 
-    The importance of the weights at one position of one dim is reduced over all other dims.
+    The importance of the weights at one position of one dim is reduced over all other dims. Positions that the masks
+    ``kept`` of the dims leave out count as little as if they were cut, and their own numbers are zero.
     """
     rule = criterion.aggregation
     shape = matrix.shape
+    masks = kept or [None] * len(shape)
     marginals: list[Tensor] = []
     for rows in matrix.blocks():
         block = criterion.importance(matrix, rows)
         if block is None:
             return None
-        block = block.float()
+        block = _without_removed(block.float(), masks, rows)
         if rule.weights == "l2":
             block = block.square()
         if not marginals:
@@ -50,10 +53,23 @@ def importance_by_dim(criterion: Criterion, matrix: Matrix) -> list[Tensor] | No
                 marginals[0][rows] += summed
             else:
                 marginals[dim] += summed
-    return [_position(each, rule, math.prod(shape) // max(1, len(each))) for each in marginals]
+    sizes = [size if mask is None else int(mask.sum()) for size, mask in zip(shape, masks, strict=True)]
+    return [
+        _position(each, rule, math.prod(sizes) // max(1, size), mask)
+        for each, size, mask in zip(marginals, sizes, masks, strict=True)
+    ]
 
 
-def _position(sums: Tensor, rule: Aggregation, weights: int) -> Tensor:
+def _without_removed(block: Tensor, masks: DimMasks, rows: slice) -> Tensor:
+    """Some rows of a parameter with zeros at the positions that its masks leave out."""
+    for dim, mask in enumerate(masks):
+        if mask is not None:
+            gone = (~(mask[rows] if dim == 0 else mask)).nonzero().flatten().to(block.device)
+            block = block.index_fill(dim, gone, 0)
+    return block
+
+
+def _position(sums: Tensor, rule: Aggregation, weights: int, kept: Tensor | None) -> Tensor:
     """Steps 1 and 2, from sums over ``weights`` weights for each position."""
     match rule.weights:
         case "mean":
@@ -66,8 +82,10 @@ def _position(sums: Tensor, rule: Aggregation, weights: int) -> Tensor:
             pass
     if not rule.standardised:
         return sums
-    centred = sums - sums.mean()
-    deviation = centred.square().sum().div(max(1, len(sums) - 1)).sqrt()
+    left = torch.ones_like(sums) if kept is None else kept.to(sums)
+    count = int(left.sum())
+    centred = (sums - (sums * left).sum() / max(1, count)) * left
+    deviation = centred.square().sum().div(max(1, count - 1)).sqrt()
     return centred / deviation.clamp(min=torch.finfo(deviation.dtype).tiny)
 
 
@@ -76,7 +94,7 @@ def units_of(
 ) -> dict[int, Tensor]:
     """Steps 3 and 4: from numbers for the positions of an axis to units, by the id of their atom.
 
-    ``there`` is 1 for the positions that the parameter still has, and 0 for those that were cut.
+    ``there`` is 1 for the positions that the parameter still has, and 0 for those that were cut or masked.
     """
     found = fold(axis, marginal, slots)
     if rule.positions == "mean":

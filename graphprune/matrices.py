@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .distributed import is_sharded, whole
 from .errors import ScoreError
+from .passes.slice_parameters import DimMasks
 from .quantised import QuantisedWeight, quantised_weights
 from .traced import TracedModel
 
@@ -105,6 +106,8 @@ class Matrix:
     inputs: Inputs | None = None
     stored: QuantisedWeight | None = None
     """The weight where it is stored in few bits; ``weight`` then holds its codes."""
+    cut: DimMasks = ()
+    """What is left of each dim since the model was traced; None, or nothing at all, is the whole of it."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -114,19 +114,20 @@ def score_units(
     *,
     slots: bool = True,
     there: Mapping[str, DimMasks] | None = None,
+    kept: Mapping[str, DimMasks] | None = None,
     gradients: Mapping[str, Gradients] | None = None,
     inputs: Mapping[str, Inputs] | None = None,
     gates: Mapping[str, Tensor] | None = None,
 ) -> Scores:
     """Scores from the weights and the gradients of adapters as they are now, and what was collected before.
 
-    ``there`` holds the keep-masks of the parameters that were cut since the model was traced; the score of a unit that
-    is gone is zero.
+    ``there`` holds the keep-masks of the parameters that were cut since the model was traced, and ``kept`` those of
+    what is left of them and is masked. Both make the same of the scores: what is gone counts nowhere.
     """
     if gates is not None:
         scores = dict(criterion.of_units(gates))
     else:
-        scores = _of_weights(traced, criterion, slots, there or {}, gradients or {}, inputs or {})
+        scores = _of_weights(traced, criterion, slots, there or {}, kept or {}, gradients or {}, inputs or {})
     for name, values in scores.items():
         if not torch.isfinite(values).all():
             raise ScoreError(f"the scores of {name} are not finite: check the loss and the weights for NaN")
@@ -139,6 +140,7 @@ def _of_weights(
     criterion: Criterion,
     slots: bool,
     there: Mapping[str, DimMasks],
+    kept: Mapping[str, DimMasks],
     gradients: Mapping[str, Gradients],
     inputs: Mapping[str, Inputs],
 ) -> dict[str, Tensor]:
@@ -151,14 +153,15 @@ def _of_weights(
         owners = [_owners(axis_index, matrix, groups, traced) for axis_index in range(len(axes))]
         if not any(owners):
             continue
-        seen = replace(gathered(matrix), gradients=gradients.get(matrix.name), inputs=inputs.get(matrix.name))
-        marginals = importance_by_dim(criterion, seen)
+        cut, masked = (masks.get(matrix.name, [None] * len(axes)) for masks in (there, kept))
+        seen = replace(gathered(matrix), gradients=gradients.get(matrix.name), inputs=inputs.get(matrix.name), cut=cut)
+        marginals = importance_by_dim(criterion, seen, masked)
         if marginals is None:
             continue
-        masks = there.get(matrix.name, [None] * len(axes))
-        for dim, (axis, wanted, marginal, mask) in enumerate(zip(axes, owners, marginals, masks, strict=True)):
+        for dim, (axis, wanted, marginal, mask) in enumerate(zip(axes, owners, marginals, cut, strict=True)):
             is_input = seen.inputs is not None and dim in seen.inputs.dims
-            left = widen(torch.ones_like(marginal), [mask])
+            present = masked[dim]
+            left = widen(torch.ones_like(marginal) if present is None else present.to(marginal), [mask])
             for atom, values in units_of(axis, widen(marginal, [mask]), left, rule, slot_of).items():
                 if atom in wanted:
                     parts.setdefault(wanted[atom].name, []).append(Part(values, is_input))

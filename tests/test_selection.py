@@ -123,6 +123,20 @@ def test_what_was_removed_in_slots_stays_removed(llama: TracedModel) -> None:
     assert gp.rewrite(llama, following, module_form=False).ratio > 0.3
 
 
+@pytest.mark.parametrize("scope", ["global", "layer", "group"])
+@pytest.mark.parametrize("normalize", ["group", "group_l2", "kind", "kind_l2", None])
+def test_scores_of_what_was_removed_count_nothing(llama: TracedModel, scope: Any, normalize: Any) -> None:
+    settings = {"scope": scope, "normalize": normalize}
+    before = gp.select(llama, random_scores(llama), ratio=0.2, **settings)
+    scores = random_scores(llama, 1)
+    without = dict(scores.by_group)
+    for name, group in before.groups.items():
+        without[name] = scores[name] * group.mask().reshape(scores[name].shape)
+    assert any(not torch.equal(without[name], scores[name]) for name in before.groups)
+    plans = [gp.select(llama, each, ratio=0.4, within=before, **settings) for each in (scores, Scores("", without))]
+    assert plans[0].groups == plans[1].groups
+
+
 def test_the_least_important_units_go(llama: TracedModel) -> None:
     scores = random_scores(llama)
     plan = gp.select(llama, scores, ratio=0.3)

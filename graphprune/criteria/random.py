@@ -14,7 +14,7 @@ from .base import Criterion
 
 @dataclass(frozen=True)
 class Random(Criterion):
-    """Uniform noise; the same for the same seed and parameter name.
+    """Uniform noise; the same for the same seed and parameter name, also for what is left of one that was cut.
 
     Each row and each column of a matrix draws one number, so that units differ however large they are.
     """
@@ -24,7 +24,10 @@ class Random(Criterion):
 
     def importance(self, matrix: Matrix, rows: slice) -> Tensor | None:
         generator = torch.Generator().manual_seed((zlib.crc32(matrix.name.encode()) + self.seed) % 2**63)
-        draws = [torch.rand(size, generator=generator) for size in matrix.shape]
+        draws = [
+            torch.rand(size, generator=generator) if mask is None else torch.rand(len(mask), generator=generator)[mask]
+            for size, mask in zip(matrix.shape, matrix.cut or [None] * len(matrix.shape), strict=True)
+        ]
         if not draws:
             return None
         draws[0] = draws[0][rows]

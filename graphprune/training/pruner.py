@@ -161,7 +161,8 @@ class Pruner:
                 f"the criterion {self.criterion.name!r} has seen no backward pass before step {step}: call "
                 "pruner.watch(number) before the forward passes of each step"
             )
-        own = score_units(self.traced, self.criterion, there=self._there, gates=gates)
+        kept = masks_within(self._masks, self._there)
+        own = score_units(self.traced, self.criterion, there=self._there, kept=kept, gates=gates)
         newer = Scores(own.criterion, mean_of_processes(own.by_group, self._device))
         self.scores = newer if self.scores is None else self.scores.moving_average(newer, self.config.decay)
         ratio = self.target(step)

@@ -182,6 +182,7 @@ def assert_cut_alike(masked: LoRAPruneCallback, cut: LoRAPruneCallback, rounding
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "llama, slots": (lambda: tiny_with_adapters(queries=4), {}),
+    "llama, at random": (lambda: tiny_with_adapters(queries=4), {"criterion": "random"}),
     "llama, homogeneous": (tiny_with_adapters, {"homogeneous": True}),
     "gpt2": (tiny_gpt2, {}),
     "vit": (tiny_vit, {}),
