@@ -103,6 +103,22 @@ def test_adapters_that_are_not_active_are_cut_with_their_weights() -> None:
     assert torch.equal(one(tokens()).logits, both(tokens()).logits)
 
 
+def test_adapters_of_a_compact_model_can_be_disabled() -> None:
+    model: Any = adapted(llama())
+    traced = traced_variant(model)
+    plan = random_plan(traced, half=True)
+    compact: Any = gp.rewrite(traced, plan, adapters="keep").module
+    masks = masks_of(traced, plan)
+    for trainable in (True, False):
+        zero(removed_slices(traced, masks, {}, trainable=trainable))
+    with torch.no_grad(), model.eval().disable_adapter(), compact.eval().disable_adapter():
+        masked, cut = model(tokens()).logits, compact(tokens()).logits
+    torch.testing.assert_close(masked, cut)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens()).logits, compact(tokens()).logits)
+        assert not torch.allclose(compact(tokens()).logits, cut, atol=1e-3), "the adapters do nothing"
+
+
 def test_adapters_that_were_merged_in_place_can_be_taken_out_again() -> None:
     model: Any = adapted(llama())
     dense = traced_variant(model)

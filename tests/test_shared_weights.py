@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 from transformers import ViTConfig, ViTModel
 
 import graphprune as gp
+from graphprune.plan import GroupPlan, PruningPlan
 from graphprune.traced import TracedModel
 from tests.lockstep import check_lockstep, random_plan
 from tests.models import tiny
@@ -103,6 +104,42 @@ def test_position_biases_that_layers_share() -> None:
         assert sum(".q.weight" in str(member) for member in group.members) == 2
 
 
+class WindowAttention(nn.Module):
+    """Attention in windows of 3 x 3, as in Swin: a table of biases, looked up with a buffer of relative positions."""
+
+    def __init__(self, dim: int = 24, num_heads: int = 4) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.num_heads = num_heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.table = nn.Parameter(torch.randn(25, num_heads))
+        places = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+        offsets = places[:, None] - places[None] + 2
+        self.register_buffer("index", 5 * offsets[..., 0] + offsets[..., 1])
+        self.index: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, places, _ = x.shape
+        q, k, v = self.qkv(x).reshape(batch, places, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        bias = self.table[self.index.view(-1)].view(places, places, -1).permute(2, 0, 1)
+        weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5 + bias.unsqueeze(0)).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).reshape(batch, places, -1))  # type: ignore[no-any-return]
+
+
+def test_a_table_of_position_biases_that_a_buffer_looks_up() -> None:
+    model = WindowAttention().eval()
+    traced = gp.trace(model, torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(0)))
+    group = next(group for group in traced.groups.prunable if group.kind == "heads")
+    assert {("table", 1), ("qkv.weight", 0), ("proj.weight", 1)} <= {(m.parameter, m.dim) for m in group.members}
+    plan = PruningPlan(traced.fingerprint, {group.name: GroupPlan(4, (0, 3))})
+    assert check_lockstep(traced, plan, 1e-5) > 0
+    compact = gp.rewrite(traced, plan)
+    assert compact.module_error is None
+    assert compact.module is not None
+    assert torch.equal(compact.module.table, model.table[:, [0, 3]])
+    assert torch.equal(compact.module.index, model.index)
+
+
 def test_statistics_of_batch_norm_are_cut() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 2, 1)).eval()
@@ -162,6 +199,7 @@ def test_a_buffer_that_is_a_view_of_a_weight() -> None:
 
 
 # --- parametrizations -------------------------------------------------------------------------------------------------
+
 
 def parametrized(change: Callable[..., nn.Module], layer: int = 0, **options: Any) -> nn.Sequential:
     torch.manual_seed(0)
