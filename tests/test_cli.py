@@ -269,12 +269,22 @@ def test_eval_options_that_make_no_sense(model: Path, options: tuple[object, ...
     assert failure(run("eval", model, *options)) == says
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "random", "taylor", "wanda_sp", "flap"])
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "taylor", "wanda_sp", "flap", "fisher"])
 def test_prune_by_other_criteria(model: Path, text: Path, tmp_path: Path, criterion: str) -> None:
     options = prune_options(text, "--no-tune", "--criterion", criterion)
     result = run("prune", model, "--ratio", 0.1, "-o", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "out" / "plan.json").read_text())["about"]["criterion"] == criterion
+
+
+def test_options_of_the_criterion_and_weights_that_make_up(model: Path, text: Path, tmp_path: Path) -> None:
+    options = prune_options(text, "--no-tune", "--criterion", "magnitude", "--criterion-option", "order=1")
+    result = run("prune", model, "--ratio", 0.1, "-o", tmp_path / "out", "--make-up", "weights", *options)
+    assert result.exit_code == 0, result.output
+    about = json.loads((tmp_path / "out" / "plan.json").read_text())["about"]
+    assert about["settings"]["criterion_options"] == {"order": 1}
+    assert about["reconstructed"]
+    assert "order is not NAME=VALUE." in run("prune", model, "-o", tmp_path / "b", "--criterion-option", "order").output
 
 
 def test_adapters_can_be_kept(model: Path, text: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import sys
@@ -87,6 +88,15 @@ class CriterionName(StrEnum):
     flap = "flap"
     magnitude = "magnitude"
     random = "random"
+    fisher = "fisher"
+
+
+class MakeUp(StrEnum):
+    """What makes up for removed units after pruning at once."""
+
+    none = "none"
+    bias = "bias"
+    weights = "weights"
 
 
 class Variant(StrEnum):
@@ -198,6 +208,10 @@ def prune(
     variant: Annotated[
         Variant, typer.Option(help="The lora criterion as in the paper, or in its code.")
     ] = Variant.paper,
+    criterion_options: Annotated[
+        list[str] | None,
+        typer.Option("--criterion-option", metavar="NAME=VALUE", help="An option of the criterion, as order=second."),
+    ] = None,
     of: Annotated[Of, typer.Option(help="What the ratio is a share of; base: all but the adapters.")] = Of.base,
     homogeneous: Annotated[
         bool,
@@ -208,6 +222,9 @@ def prune(
     ] = True,
     multiple_of: Annotated[int, typer.Option(metavar="N", help="Keep a multiple of N channels.")] = 1,
     tune: Annotated[bool, typer.Option("--tune/--no-tune", help="Fine-tune while pruning, or prune at once.")] = True,
+    make_up: Annotated[
+        MakeUp, typer.Option(help="With --no-tune: what makes up for removed units, biases or the weights that stay.")
+    ] = MakeUp.none,
     epochs: Annotated[float, typer.Option(metavar="N", help="How often the text is gone through.")] = 2.0,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Optimiser steps, in place of epochs.")] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Windows in a batch.")] = 4,
@@ -238,7 +255,9 @@ def prune(
         "ratio": ratio,
         "of": of.value,
         "criterion": criterion.value,
+        "criterion_options": _values(criterion_options or []),
         "variant": variant.value,
+        "make_up": make_up.value,
         "homogeneous": homogeneous,
         "multiple_of": multiple_of,
         "lora_rank": lora_rank,
@@ -259,6 +278,20 @@ def prune(
     else:
         config = PruneConfig(**options)
     run(model, output, config, text=text, adapter=adapter, tune=tune, merge=merge, resume=resume)
+
+
+def _values(options: list[str]) -> dict[str, Any]:
+    """From ``["order=1"]`` to ``{"order": 1}``: a value is JSON, or else a word."""
+    values: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"{option} is not NAME=VALUE.", param_hint="'--criterion-option'")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

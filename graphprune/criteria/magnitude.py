@@ -6,16 +6,25 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..errors import ScoreError
 from ..matrices import Matrix
 from .base import Criterion
 
 
 @dataclass(frozen=True)
 class Magnitude(Criterion):
-    """``|W'|`` to the power ``order`` (1 or 2), with the adapters' update in ``W'``."""
+    """``|W'|`` to the power ``order`` (1 or 2), with the adapters' update in ``W'``.
+
+    Raises:
+        ScoreError: there is no such order.
+    """
 
     order: int = 2
     name: str = "magnitude"
+
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2):
+            raise ScoreError(f"order must be 1 or 2 for magnitude, not {self.order!r}")
 
     def importance(self, matrix: Matrix, rows: slice) -> Tensor | None:
         return matrix.effective(rows).abs().pow(self.order)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from ..budget import Of
 from ..constraints import PerKind
 from ..criteria import Criterion, criterion_by_name
 from ..criteria.lora import Variant
-from ..errors import BudgetError, FileFormatError, TrainingError
+from ..errors import BudgetError, FileFormatError, ScoreError, TrainingError
 from ..ladders import Normalize, Scope
 from ..schedule import schedule_by_name
 from ..selection import Form
 
 Precision = Literal["fp32", "bf16"]
+
+MakeUp = Literal["none", "bias", "weights"]
+"""What makes up for removed units after pruning at once: nothing, biases (:func:`graphprune.compensate`), or the
+weights that stay (:func:`graphprune.reconstruct`)."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,10 @@ class PruneConfig:
     what is delivered, so the share is that of the delivered model. See :func:`graphprune.select` for ``scope``,
     ``skip_layers``, ``normalize``, ``homogeneous``, ``multiple_of``, ``min_units``, ``kinds`` and ``form``: by default
     what only the graph form can cut is left whole.
+
+    ``criterion_options`` are those of the criterion, such as ``{"order": "second"}`` of ``taylor``; what is a setting
+    of its own (``variant``, ``seed``) is not among them. ``make_up`` says what makes up for removed units where the
+    model is pruned at once; training does that by itself.
 
     ``schedule``, ``warmup`` and ``cooldown`` (shares of the training) give the ratio at each time; every ``interval``
     optimiser steps units are scored, and ``decay`` is the weight of the earlier scores in their moving average.
@@ -42,12 +50,13 @@ class PruneConfig:
     Raises:
         BudgetError: the ratio is not in (0, 1).
         TrainingError: another setting is out of range.
-        ScoreError: there is no such criterion.
+        ScoreError: there is no such criterion, or it has no such options.
     """
 
     ratio: float
     of: Of = "base"
     criterion: str = "lora"
+    criterion_options: Mapping[str, Any] = field(default_factory=dict)
     variant: Variant = "paper"
     schedule: str = "cubic"
     warmup: float = 0.1
@@ -63,6 +72,7 @@ class PruneConfig:
     kinds: tuple[str, ...] | None = None
     form: Form = "module"
     compaction: float | None = None
+    make_up: MakeUp = "none"
 
     lora_rank: int = 8
     lora_alpha: int = 16
@@ -84,6 +94,7 @@ class PruneConfig:
             if isinstance(value, Iterable) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
         _check_types(self)
+        object.__setattr__(self, "criterion_options", _plain_options(self.criterion_options))
         if not 0 < self.ratio < 1:
             raise BudgetError(f"the ratio must lie between 0 and 1, not {self.ratio}: 0.5 removes half")
         for name, choices in _CHOICES:
@@ -120,11 +131,12 @@ class PruneConfig:
         """The criterion that these settings name."""
         match self.criterion:
             case "lora":
-                return criterion_by_name("lora", variant=self.variant)
+                own: dict[str, Any] = {"variant": self.variant}
             case "random":
-                return criterion_by_name("random", seed=self.seed)
-            case name:
-                return criterion_by_name(name)
+                own = {"seed": self.seed}
+            case _:
+                own = {}
+        return criterion_by_name(self.criterion, **own, **self.criterion_options)
 
     def to_json(self) -> str:
         """The settings as JSON text, one a line."""
@@ -145,7 +157,7 @@ class PruneConfig:
             raise FileFormatError(f"{name} is not a JSON object of settings with at least a ratio")
         try:
             return PruneConfig.of_settings(body)
-        except (BudgetError, TrainingError) as error:
+        except (BudgetError, ScoreError, TrainingError) as error:
             raise FileFormatError(f"{name} does not hold the settings of a run: {error}") from error
 
     @staticmethod
@@ -155,7 +167,7 @@ class PruneConfig:
         Raises:
             TrainingError: there is no setting of a name, or there is no ratio.
         """
-        known = [field.name for field in fields(PruneConfig)]
+        known = [each.name for each in fields(PruneConfig)]
         for name in settings:
             if name not in known:
                 raise TrainingError(f"there is no setting {name!r}; there are {', '.join(known)}")
@@ -165,10 +177,10 @@ class PruneConfig:
 
     def difference(self, other: PruneConfig) -> str | None:
         """The first setting that would make another result, as ``ratio=0.2 and not 0.5``; None where there is none."""
-        for field in fields(self):
-            mine, others = getattr(self, field.name), getattr(other, field.name)
-            if mine != others and field.name not in _WITHOUT_EFFECT:
-                return f"{field.name}={mine!r} and not {others!r}"
+        for each in fields(self):
+            mine, others = getattr(self, each.name), getattr(other, each.name)
+            if mine != others and each.name not in _WITHOUT_EFFECT:
+                return f"{each.name}={mine!r} and not {others!r}"
         return None
 
 
@@ -179,22 +191,23 @@ _CHOICES = (
     ("form", Form),
     ("scope", Scope),
     ("normalize", Normalize),
+    ("make_up", MakeUp),
 )
 """Settings that are one of some words."""
 
 
 def _check_types(config: PruneConfig) -> None:
     """Guard against settings of a wrong type, as a hand-written file may have them."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("kinds", "lora_targets", "skip_layers", "normalize", "multiple_of", "min_units", "steps"):
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if each.name in _OF_SEVERAL_TYPES:
             continue
-        if value is None and field.default is None:
+        if value is None and each.default is None:
             continue
-        kind = type(field.default) if field.name != "ratio" else float
-        accepted: tuple[type, ...] = (int, float) if field.name in _REAL else (kind,)
+        kind = type(each.default) if each.name != "ratio" else float
+        accepted: tuple[type, ...] = (int, float) if each.name in _REAL else (kind,)
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise TrainingError(f"{field.name} must be of type {'float' if field.name in _REAL else kind.__name__}")
+            raise TrainingError(f"{each.name} must be of type {'float' if each.name in _REAL else kind.__name__}")
     if not isinstance(config.skip_layers, tuple) or not all(type(each) is int for each in config.skip_layers):
         raise TrainingError(f"skip_layers must be positions of layers, as in (0, 1, -1), not {config.skip_layers!r}")
     for name in ("multiple_of", "min_units"):
@@ -204,6 +217,26 @@ def _check_types(config: PruneConfig) -> None:
             raise TrainingError(f"{name} must be a number of units, or one for each kind of group, not {value!r}")
     if config.steps is not None and (isinstance(config.steps, bool) or not isinstance(config.steps, int)):
         raise TrainingError("steps must be of type int")
+
+
+def _plain_options(options: object) -> dict[str, Any]:
+    """The options of a criterion as they are read from JSON again.
+
+    Raises:
+        TrainingError: they are no options that JSON can hold, or a setting of its own is among them.
+    """
+    try:
+        plain = json.loads(json.dumps(options))
+    except (TypeError, ValueError):
+        plain = None
+    if not isinstance(plain, dict):
+        raise TrainingError(
+            f"criterion_options must be values by name that JSON can hold, as in {{'order': 'second'}}, not {options!r}"
+        )
+    for name in ("variant", "seed"):
+        if name in plain:
+            raise TrainingError(f"{name} is a setting of its own: give it as that, and not in criterion_options")
+    return plain
 
 
 def _check_compaction(config: PruneConfig) -> None:
@@ -223,6 +256,17 @@ def _check_compaction(config: PruneConfig) -> None:
             "kept: leave 'statistics' out of kinds, or use compaction=None"
         )
 
+
+_OF_SEVERAL_TYPES = {
+    "kinds",
+    "lora_targets",
+    "skip_layers",
+    "normalize",
+    "multiple_of",
+    "min_units",
+    "steps",
+    "criterion_options",
+}
 
 _REAL = {"ratio", "warmup", "cooldown", "decay", "compaction", "lora_dropout", "learning_rate", "epochs"}
 

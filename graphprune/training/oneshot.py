@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..compensation import compensate
 from ..pipeline import trace
 from ..plan import PruningPlan
+from ..reconstruction import reconstruct
 from ..scoring import score
 from ..selection import select
 from ..traced import TracedModel
@@ -19,7 +21,8 @@ def plan_at_once(
     """The plan from the scores of the model as it is, on the first batches of a text.
 
     A criterion that needs gradients of adapters gets fresh ones, which change nothing of what the model computes. One
-    that needs squared gradients gets them window by window, as LLM-Pruner takes them.
+    that needs squared gradients gets them window by window, as LLM-Pruner takes them. With ``config.make_up`` the
+    traced model that is returned makes up for removed units, from the same batches.
 
     Args:
         model: a causal language model; adapters are put into it where they are needed.
@@ -31,6 +34,7 @@ def plan_at_once(
         CaptureError: the model can't be traced.
         ScoreError: the loss or the scores are not finite.
         BudgetError: the ratio can't be met.
+        RewriteError: what takes in removed units has no bias that could make up for them.
     """
     criterion = config.make_criterion()
     if "lora_gradients" in criterion.needs:
@@ -40,4 +44,10 @@ def plan_at_once(
     data = [{"input_ids": batch} for batch in windows[: config.batch_size * batches].split(size)]
     scores = score(traced, criterion, data=data if criterion.needs else None)
     plan = select(traced, scores, ratio=config.ratio, **config.selection())
-    return traced, plan
+    match config.make_up:
+        case "bias":
+            return compensate(traced, plan, data)
+        case "weights":
+            return reconstruct(traced, plan, data)
+        case "none":
+            return traced, plan

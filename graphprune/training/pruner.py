@@ -268,6 +268,11 @@ class Pruner:
         """Find before the first step, and not in the middle, what can't work."""
         module = self.traced.module
         name = type(module).__name__
+        if self.config.make_up != "none":
+            raise TrainingError(
+                f"make_up={self.config.make_up!r} is for pruning at once (graphprune prune --no-tune), and training "
+                "makes up for removed units by itself: use make_up='none'"
+            )
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise TrainingError(f"{name} has no trainable parameter: load its adapters with is_trainable=True")
         more = self.criterion.needs - {"lora_gradients", "gates"}

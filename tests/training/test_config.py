@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from graphprune.criteria import Magnitude, Taylor
 from graphprune.errors import BudgetError, FileFormatError, ScoreError, TrainingError
 from graphprune.training.config import PruneConfig
 
@@ -14,9 +15,15 @@ def test_json_gives_the_same_settings_back() -> None:
         ratio=0.3,
         kinds=("channels",),
         multiple_of={"channels": 8},
+        scope="layer",
+        skip_layers=(0, -1),
+        normalize=None,
         steps=7,
         compaction=0.1,
         lora_targets=("q_proj", "v_proj"),
+        criterion="taylor",
+        criterion_options={"order": "mixed"},
+        make_up="weights",
     )
     assert PruneConfig.from_json(config.to_json()) == config
     assert PruneConfig.from_json('{"ratio": 0.5}') == PruneConfig(ratio=0.5)
@@ -34,6 +41,15 @@ def test_json_gives_the_same_settings_back() -> None:
         ({"learning_rate": "fast"}, "learning_rate must be of type float"),
         ({"homogeneous": 1}, "homogeneous must be of type bool"),
         ({"min_units": 0}, "min_units must be a number of units, or one for each kind of group, not 0"),
+        ({"make_up": "luck"}, "make_up must be one of none, bias, weights, not 'luck'"),
+        (
+            {"criterion_options": ["order"]},
+            "criterion_options must be values by name that JSON can hold, as in {'order': 'second'}, not ['order']",
+        ),
+        (
+            {"criterion_options": {"variant": "released"}},
+            "variant is a setting of its own: give it as that, and not in criterion_options",
+        ),
         ({"window": 1}, "a window of 1 tokens predicts nothing: it must have at least 2"),
         ({"compaction": 1}, "compaction must be at least 0 and less than 1, not 1"),
         ({"compaction": True}, "compaction must be of type float"),
@@ -69,6 +85,19 @@ def test_a_ratio_out_of_range(ratio: float) -> None:
 def test_an_unknown_criterion() -> None:
     with pytest.raises(ScoreError, match="there is no criterion 'best'"):
         PruneConfig(ratio=0.5, criterion="best")
+
+
+def test_options_of_the_criterion() -> None:
+    options = {"order": "second", "level": "vector"}
+    config = PruneConfig(ratio=0.5, criterion="taylor", criterion_options=options)
+    assert config.make_criterion() == Taylor("second", "vector")
+    assert PruneConfig(ratio=0.5, criterion="magnitude", criterion_options={"order": 1}).make_criterion() == Magnitude(
+        1
+    )
+    with pytest.raises(ScoreError, match=r"^order must be 1 or 2 for magnitude, not 'second'$"):
+        PruneConfig(ratio=0.5, criterion="magnitude", criterion_options={"order": "second"})
+    with pytest.raises(ScoreError, match=r"^the criterion 'lora' can't be made with "):
+        PruneConfig(ratio=0.5, criterion_options={"order": 1})
 
 
 def test_settings_that_are_no_json() -> None:
