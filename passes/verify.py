@@ -98,11 +98,6 @@ class Check:
         return FLOAT64_TOLERANCE if self.dtype == torch.float64 else TOLERANCE
 
     @property
-    def module_tolerance(self) -> float:
-        """Where statistics are cut, a module that may insist on float32 is compared with a graph that does not."""
-        return TOLERANCE if self.statistics else self.tolerance
-
-    @property
     def effect(self) -> float:
         return difference(self.dense, self.masked)
 
@@ -220,7 +215,7 @@ def check_module(check: Check, compact: nn.Module) -> float:
     except Exception as error:
         raise VerificationError(f"the module form does not run: {first_line(error)}") from error
     worst = difference(check.masked, outputs)
-    if not worst <= check.module_tolerance:
+    if not worst <= check.tolerance:
         raise VerificationError(f"the module form differs from the masked model by {worst:.1e}")
     return worst
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import graphprune as gp
 from graphprune.errors import RewriteError, VerificationError
+from graphprune.passes.verify import check_module, prepare_check
 from graphprune.rules import statistics
 
 
@@ -87,6 +88,19 @@ def test_a_norm_counts_the_kept_width(norm: nn.Module) -> None:
     assert (compact.report.graph_error or 1) < 1e-12
     assert compact.module_error is None
     assert compact.graph.up.weight.shape[0] < 12  # type: ignore[union-attr]
+
+
+def test_a_module_is_held_to_double_precision_where_statistics_are_cut() -> None:
+    traced = gp.trace(Normalised(random_affine(nn.LayerNorm(12))).eval(), torch.randn(4, 5))
+    plan = gp.select(traced, gp.score(traced), ratio=0.25, of="prunable", kinds=["statistics"])
+    compact = gp.rewrite(traced, plan).module
+    check = prepare_check(traced.program, traced.inference, plan.keep(traced))
+    assert check is not None
+    assert check.statistics
+    assert check_module(check, compact) < 1e-12
+    compact.register_forward_hook(lambda module, args, output: output * (1 + 1e-5))
+    with pytest.raises(VerificationError, match=r"^the module form differs from the masked model by 1\.0e-05$"):
+        check_module(check, compact)
 
 
 def test_each_group_of_a_group_norm_keeps_as_many_channels() -> None:
