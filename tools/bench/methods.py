@@ -300,7 +300,8 @@ Made by `python tools/bench/methods.py --tune valid.txt --test wikitext-2=test.t
 the first 25,600 tokens of the test splits of WikiText-2 and Penn Treebank (Mikolov's preparation), which nothing was
 tuned on. Every row has the same tokens, LoRA rank (8), batch (4 windows of 128), learning rate (1e-3) and steps, with
 bfloat16 autocast on a CPU; methods that prune at once score 32 windows first. A pass over the tuning text is 549 steps.
-"Untuned" is the perplexity before tuning on WikiText-2 at 128. Over seeds: mean, and the spread in brackets.
+"Untuned" is the perplexity before tuning on WikiText-2 at 128. Over seeds: mean, and the spread in brackets. Rows and
+ratios that are not here were not run yet.
 
 """
 
