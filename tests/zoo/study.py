@@ -11,7 +11,7 @@ import torch
 
 import graphprune as gp
 from graphprune.budget import parameter_cost
-from graphprune.expressible import module_counts
+from graphprune.expressible import module_cuts
 from graphprune.groups import PruningGroup
 from graphprune.plan import GroupPlan, PruningPlan
 from graphprune.traced import TracedModel
@@ -105,8 +105,8 @@ def study(name: str, entry: Entry) -> Row:
         row["module_groups"] = len(groups)
         row["module_error"] = None if compact.report is None else compact.report.module_error
         return Row(**row)
-    counts = module_counts(traced)
-    expressed = [group for group in groups if group.units // 2 in counts.get(group.family, ())]
+    cuts = module_cuts(traced)
+    expressed, _ = cuts.choose([group for group in groups if group.units // 2 in cuts.counts.get(group.family, ())])
     row["module_groups"] = len(expressed)
     if not expressed:
         return Row(**row, module_problem=compact.module_error)
