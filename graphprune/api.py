@@ -23,15 +23,18 @@ def prune(
     ratio: float,
     criterion: str | Criterion = "magnitude",
     data: Iterable[Any] | None = None,
+    in_place: bool = False,
     **selection: Any,
 ) -> CompactModel:
     """Trace, score, select and rewrite: a verified compact model without ``ratio`` of the parameters.
 
-    ``selection`` are the options of :func:`graphprune.select`.
+    ``selection`` are the options of :func:`graphprune.select`. With ``in_place`` it is the model itself that is cut, to
+    what its module form can express.
 
     Raises:
         GraphPruneError: whatever the four stages raise.
     """
     traced = trace(model, args, kwargs)
     scores = score(traced, criterion, data=data)
-    return rewrite(traced, select(traced, scores, ratio=ratio, **selection))
+    selection = {"form": "module", **selection} if in_place else selection
+    return rewrite(traced, select(traced, scores, ratio=ratio, **selection), in_place=in_place)

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from .adapters import inactive_couplings, merge_adapters
 from .compact import CompactModel
 from .errors import CaptureError, GraphPruneError, RewriteError, VerificationError
+from .in_place import rewrite_in_place
 from .origin import origin_of
 from .passes.adopt_graph import adopt_graph, is_captured, module_of, plain
 from .passes.build_groups import build_groups, dependency_graph
@@ -120,22 +121,33 @@ def rewrite(
     adapters: Literal["keep", "merge"] = "keep",
     module_form: bool = True,
     statistics: Literal["kept", "masked"] = "kept",
+    in_place: bool = False,
 ) -> CompactModel:
     """Cut a model to what a plan keeps, and verify the result against the masked original.
 
-    The original is not changed. Weights in few bits become plain ones of the type of the rest of the model. Adapters
-    are kept, cut together with the weights that they adapt, or folded into them (``adapters="merge"``, see
-    :func:`graphprune.merge_adapters`; the masked original is then the merged one). A module form that does not agree
-    with the masked original is dropped, and ``module_error`` of the result says why; ``module_form=False`` does not
-    try. ``statistics`` says what norms count of a width that is cut: what is kept, or also the zeros of the masked
-    original, which only means and RMSNorm can be made to do, in the graph form.
+    The original is not changed, unless ``in_place`` is set: then the module that was traced becomes the compact one,
+    tensor by tensor, with the same parameter objects, and both forms of the result share them (see :mod:`.in_place`).
+    That needs hardly more memory than the model, but a module that does not verify is lost.
+
+    Weights in few bits become plain ones of the type of the rest of the model. Adapters are kept, cut together with the
+    weights that they adapt, or folded into them (``adapters="merge"``, see :func:`graphprune.merge_adapters`; the
+    masked original is then the merged one). A module form that does not agree with the masked original is dropped, and
+    ``module_error`` of the result says why; ``module_form=False`` does not try. ``statistics`` says what norms count of
+    a width that is cut: what is kept, or also the zeros of the masked original, which only means and RMSNorm can be
+    made to do, in the graph form.
 
     Raises:
         PlanError: the plan is for another model, or can't be carried over to the merged one.
-        RewriteError: the adapters can't be merged, a statistic can't be made to count zeros that are gone, or the model
-            was cut since it was traced.
-        VerificationError: the graph form does not compute what the masked original computes.
+        RewriteError: the adapters can't be merged, a statistic can't be made to count zeros that are gone, the model
+            was cut since it was traced, or it can't be cut in place; it is as it was.
+        VerificationError: the graph form does not compute what the masked original computes, or, with ``in_place``, the
+            module does not; the message says if the module was changed.
     """
+    if in_place:
+        plan.check_model(traced.fingerprint)
+        _check_for_in_place(traced, adapters, module_form, statistics)
+        _check_whole(traced.program)
+        return rewrite_in_place(traced, plan)
     traced = dense_model(traced)
     if adapters == "merge":
         traced, plan = merge_adapters(traced, plan)
@@ -194,6 +206,17 @@ def rewrite(
         traced.parameter_count,
         origin_of(program, module),
     )
+
+
+def _check_for_in_place(traced: TracedModel, adapters: str, module_form: bool, statistics: str) -> None:
+    if adapters == "merge":
+        raise RewriteError("in_place=True keeps adapters: merge them into the model before it is traced")
+    if not module_form or statistics == "masked":
+        raise RewriteError('in_place=True makes a module form: leave out module_form=False and statistics="masked"')
+    if traced.stored is not None:
+        raise RewriteError("weights in few bits can't be cut in place: use in_place=False")
+    if is_captured(traced.program.module):
+        raise RewriteError("a graph of operators has no modules to cut in place: use in_place=False")
 
 
 def _check_whole(program: Program) -> None:

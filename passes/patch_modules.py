@@ -84,7 +84,7 @@ def patch_modules(
     Raises:
         RewriteError: the module can't be copied.
     """
-    module = _copy_with(program, tensors)
+    module = copy_with(program, tensors)
     set_sizes(module, inference, counted_axes(inference, groups) if counted is None else counted, keep)
     return module
 
@@ -120,7 +120,7 @@ def patch_config(config: Any, module: nn.Module, counted: Mapping[str, Counted],
     return patched
 
 
-def _copy_with(program: Program, tensors: Mapping[str, Tensor]) -> nn.Module:
+def copy_with(program: Program, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A deep copy whose parameters and buffers are the given tensors, copies of the original where none is given."""
     memo: dict[int, Any] = {}
     for name in program.table:

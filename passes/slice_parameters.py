@@ -59,12 +59,28 @@ def widen(tensor: Tensor, masks: DimMasks) -> Tensor:
 
 def zero_masked(tensor: Tensor, masks: DimMasks) -> Tensor:
     """A copy of a tensor with zeros at the positions that go."""
-    result = tensor.detach().clone()
+    return zero_masked_(tensor.detach().clone(), masks)
+
+
+def zero_masked_(tensor: Tensor, masks: DimMasks) -> Tensor:
+    """The same in the tensor itself, which must not be one that gradients are taken of."""
     for dim, mask in enumerate(masks):
         if mask is not None:
-            gone = (~mask).nonzero().flatten().to(result.device)
-            result.index_fill_(dim, gone, 0)
-    return result
+            gone = (~mask).nonzero().flatten().to(tensor.device)
+            tensor.index_fill_(dim, gone, 0)
+    return tensor
+
+
+def cut_tensor_(tensor: Tensor, masks: DimMasks) -> None:
+    """Cut a tensor to the positions that stay, in place, with its gradient; what it held is freed."""
+    gradient, tensor.grad = tensor.grad, None
+    sliced = slice_tensor(tensor.data, masks)
+    if tensor.requires_grad:
+        # a graph that still lives keeps the node that adds up gradients of the old shape, up to a change of type
+        tensor.data = sliced.new_empty(0, dtype=torch.half if tensor.dtype != torch.half else torch.float)
+    tensor.data = sliced
+    if gradient is not None:
+        tensor.grad = slice_tensor(gradient, masks)
 
 
 def masks_within(masks: Mapping[str, DimMasks], there: Mapping[str, DimMasks]) -> dict[str, DimMasks]:

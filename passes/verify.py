@@ -131,17 +131,17 @@ def prepare_check(
             continue  # the model mixes in types of its own: check it in its own types
         sliced = {name: slice_tensor(probe, masks[name]) for name, probe in probes.items()}
         promoted, values = _promoted(program.graph, dtype), _graph_values(program, inference, masked, dtype)
-        graph_outputs = _run_graph(program, promoted, values)
+        graph_outputs = run_graph(program, promoted, values)
         captured = difference(masked_outputs, graph_outputs)
         if not captured <= TOLERANCE:
             raise VerificationError(
                 f"the captured graph differs from the module itself by {captured:.1e}, which computes something else "
                 "at each call; trace the sub-module that holds what you want to prune"
             )
-        counted = _cut_statistics(program, inference, keep) if statistics == "kept" else {}
+        counted = cut_statistics(program, inference, keep) if statistics == "kept" else {}
         if counted:
             # no module takes its statistics over kept units only: a graph does, and stands for both forms
-            graph_outputs = masked_outputs = _run_graph(program, promoted, values, statistics=counted)
+            graph_outputs = masked_outputs = run_graph(program, promoted, values, statistics=counted)
         check = Check(
             program,
             inference,
@@ -194,7 +194,7 @@ def check_graph(check: Check, compact: fx.GraphModule) -> float:
         for name in _attributes(compact)
     }
     try:
-        outputs = _run_graph(check.program, promoted, values)
+        outputs = run_graph(check.program, promoted, values)
     except Exception as error:
         raise VerificationError(f"the graph form does not run: {first_line(error)}") from error
     worst = difference(check.masked_graph, outputs)
@@ -233,10 +233,10 @@ def same_values(
         compact = make_graph()
         values = {name: _cast(fetch(compact, name), dtype) for name in _attributes(compact)}
         if any(isinstance(inner, fx.GraphModule) for inner in list(compact.modules())[1:]):
-            expected = _run_graph(program, _promoted(compact, dtype), values)  # no dispatch mode goes into these
+            expected = run_graph(program, _promoted(compact, dtype), values)  # no dispatch mode goes into these
         else:
             with nullcontext() if dtype is None else _Promoting(dtype):
-                expected = _run_graph(program, compact, values)
+                expected = run_graph(program, compact, values)
     except Exception:  # whatever a forward finds wrong with its shapes or types
         return False
     return difference(expected, found) <= (SAME if dtype == torch.float64 else TOLERANCE)
@@ -414,8 +414,8 @@ def _first_disagreement(check: Check, compact: fx.GraphModule, values: Mapping[s
     masked = _graph_values(program, inference, check.masked_tensors, check.dtype)
     original = _promoted(program.graph, check.dtype)
     keep_value: Record = lambda node, value: expected.__setitem__(node.name, value)  # noqa: E731
-    _run_graph(program, original, masked, keep_value, check.statistics)
-    _run_graph(program, compact, values, compare)
+    run_graph(program, original, masked, keep_value, check.statistics)
+    run_graph(program, compact, values, compare)
     return found[0] if found else "its outputs"
 
 
@@ -438,7 +438,7 @@ def _graph_values(
     }
 
 
-def _run_graph(
+def run_graph(
     program: Program,
     graph: fx.GraphModule,
     values: Mapping[str, Tensor],
@@ -455,7 +455,7 @@ def _run_graph(
         return _tensors(_Substituted(graph, values, record, statistics or {}).call(args, kwargs))
 
 
-def _cut_statistics(program: Program, inference: Inference, keep: Keep) -> dict[str, Masks]:
+def cut_statistics(program: Program, inference: Inference, keep: Keep) -> dict[str, Masks]:
     """The calls that take a statistic over an axis of which something goes, and the masks of their input's dims.
 
     Raises:

@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
         "graphprune.adapters",
         "graphprune.origin",
         "graphprune.compact",
+        "graphprune.in_place",
         "graphprune.pipeline",
         "graphprune.scoring",
         "graphprune.compensation",

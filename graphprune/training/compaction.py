@@ -34,7 +34,14 @@ from ..distributed import has_others
 from ..errors import TrainingError, VerificationError
 from ..origin import origin_of
 from ..passes.patch_modules import counted_axes, set_sizes
-from ..passes.slice_parameters import DimMasks, masks_within, parameter_masks, slice_tensor, zero_masked
+from ..passes.slice_parameters import (
+    DimMasks,
+    cut_tensor_,
+    masks_within,
+    parameter_masks,
+    slice_tensor,
+    zero_masked,
+)
 from ..passes.verify import FLOAT64_TOLERANCE, NOISE, VerifyReport, difference, run_module, types_to_check
 from ..pipeline import rewrite, trace
 from ..plan import PruningPlan
@@ -254,14 +261,7 @@ def cut_tensors(module: nn.Module, masks: Mapping[str, DimMasks], optimizer: tor
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == tensor.shape:
                 state[key] = slice_tensor(value, rows)
-        gradient, tensor.grad = tensor.grad, None
-        sliced = slice_tensor(tensor.data, rows)
-        if tensor.requires_grad:
-            # a graph that still lives keeps the node that adds up gradients of the old shape, up to a change of type
-            tensor.data = sliced.new_empty(0, dtype=torch.half if tensor.dtype != torch.half else torch.float)
-        tensor.data = sliced
-        if gradient is not None:
-            tensor.grad = slice_tensor(gradient, rows)
+        cut_tensor_(tensor, rows)
 
 
 def check_optimizer(optimizer: Any) -> None:

@@ -140,8 +140,11 @@ def measured(what: str, shape: str, device: str, layers: int | None = None) -> F
     return figures
 
 
-def prune(model: Any, ids: Any) -> Figures:
-    """From a model to half of it, each stage by itself; peak memory before and after it is verified."""
+def prune(model: Any, ids: Any, *, in_place: bool = False) -> Figures:
+    """From a model to half of it, each stage by itself; peak memory before and after it is verified.
+
+    In place, where the head dims stay whole for the module form, it is verified on the way: there is one peak.
+    """
     import graphprune as gp
 
     pipeline: Any = importlib.import_module("graphprune.pipeline")
@@ -151,7 +154,7 @@ def prune(model: Any, ids: Any) -> Figures:
         # without values a score is as good as another
         scores = gp.score(traced, "random" if ids.is_meta else "magnitude")
     with timed(figures, "select"):
-        plan = gp.select(traced, scores, ratio=RATIO)
+        plan = gp.select(traced, scores, ratio=RATIO, kinds=["heads", "channels"] if in_place else None)
     verifying = pipeline.prepare_check
 
     def begun(*args: Any, **kwargs: Any) -> Any:
@@ -159,7 +162,7 @@ def prune(model: Any, ids: Any) -> Figures:
         return verifying(*args, **kwargs)
 
     with mock.patch.object(pipeline, "prepare_check", begun), timed(figures, "rewrite"):
-        compact = gp.rewrite(traced, plan)
+        compact = gp.rewrite(traced, plan, in_place=in_place)
     figures["left"] = 1 - sum(each.numel() for each in compact.graph.parameters()) / traced.parameter_count
     if compact.report is not None:
         figures |= compact.report.seconds
@@ -239,6 +242,7 @@ def prune_with_peer(model: Any, ids: Any) -> Figures:
 
 MEASUREMENTS: dict[str, Callable[[Any, Any], Figures]] = {
     "prune": prune,
+    "prune in place": partial(prune, in_place=True),
     "analyse": analyse_alone,
     "rewrite": rewrite,
     "torch-pruning": prune_with_peer,
@@ -246,14 +250,16 @@ MEASUREMENTS: dict[str, Callable[[Any, Any], Figures]] = {
 
 
 def pruning_rows(run: Callable[..., Figures], shape: str) -> Iterator[str]:
-    """The rows of one shape: without values, with values, and torch-pruning's."""
-    own = [run("prune", shape, device) for device in ("meta", "cpu")]
-    for device, figures in zip(("meta", "float32"), own, strict=True):
+    """The rows of one shape: without values, with values, in place, and torch-pruning's."""
+    ways = [("prune", "meta"), ("prune", "cpu"), ("prune in place", "cpu")]
+    own = [run(what, shape, device) for what, device in ways]
+    for (what, device), figures in zip(ways, own, strict=True):
         total = sum(figures[stage] for stage in STAGES)
         stages = [f"{figures[stage]:.2f}" for stage in STAGES]
         verify = f"{figures['verify']:.2f} ({figures['checked in']})" if "verify" in figures else "–"
         memory = [f"{figures[name]:.0f}" for name in ("model", "peak unverified", "peak")]
-        yield row(shape, device, "graphprune", *stages, f"{total:.2f}", verify, *memory, f"{figures['left']:.0%}")
+        weights, tool = "meta" if device == "meta" else "float32", what.replace("prune", "graphprune")
+        yield row(shape, weights, tool, *stages, f"{total:.2f}", verify, *memory, f"{figures['left']:.0%}")
     peer = run("torch-pruning", shape, "cpu")
     if "trace" not in peer:
         yield row(shape, "float32", "torch-pruning", *["–"] * 10, peer["problem"])

@@ -1,0 +1,315 @@
+"""Cut the module that was traced itself: from a model to the pruned one in the memory of the model.
+
+1. Copies without values, dense and compact, are run: what can be refused is refused before a change.
+2. The outputs on the inputs that the module was traced with are noted, dense, and with zeros written over what goes.
+3. Each parameter and buffer becomes its kept slice, and stays the same object; what it held is freed before the next.
+4. The outputs of the cut module, and of its graph, are compared with the masked ones, in the model's own types.
+
+As in :mod:`.passes.verify` tensors in which a wrong slice could not be seen have noise while this runs; they get their
+values back.
+
+::
+
+    mlp.up_proj.weight    [1536, 576]  ->  [1100, 576]      the same nn.Parameter in the module and in both graphs
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
+
+from .adapters import rounding_of
+from .compact import CompactModel
+from .errors import RewriteError, VerificationError
+from .masks import Keep
+from .origin import origin_of
+from .passes.patch_modules import Counted, copy_with, counted_axes, patch_modules, set_sizes
+from .passes.recompute_shapes import recompute_shapes
+from .passes.slice_parameters import (
+    DimMasks,
+    cut_tensor_,
+    is_zero_where_masked,
+    parameter_masks,
+    slice_tensor,
+    zero_masked_,
+    zeroing_masks,
+)
+from .passes.verify import (
+    NOISE,
+    TOLERANCE,
+    VerifyReport,
+    cut_statistics,
+    difference,
+    run_graph,
+    run_module,
+)
+from .plan import PruningPlan
+from .program import Inference, Program, fetch
+from .quiet import first_line
+from .traced import TracedModel
+
+
+def rewrite_in_place(traced: TracedModel, plan: PruningPlan) -> CompactModel:
+    """Cut the traced module to what a plan keeps, and verify it against what it was with zeros there.
+
+    Raises:
+        PlanError: the plan is for another model; the module is as it was.
+        RewriteError: it can't be cut in place, or has no module form; it is as it was.
+        VerificationError: it does not compute what the masked module computed; the message says if it was changed.
+    """
+    program, inference = traced.program, traced.inference
+    keep = plan.keep(traced)
+    masks = parameter_masks(inference, keep)
+    inside = {name: rows for name, rows in masks.items() if name in program.table}
+    _check_can_be_cut(program, inside)
+    clock = [time.perf_counter()]
+    dense = _without_values(program)
+    counted = counted_axes(inference, traced.groups)
+    _rehearse(traced, dense, keep, inside, counted)
+    tensors = {name: program.tensor(name) for name in program.table}
+    for name in inference.parameter_dims.keys() - program.table.keys():
+        tensors[name] = slice_tensor(fetch(program.graph, name), masks.get(name, ()))
+    graph = recompute_shapes(program, inference, keep, tensors)
+    clock.append(time.perf_counter())
+    report = None
+    if any(tensor.is_meta for tensor in tensors.values()):
+        _cut(program, inside)
+        set_sizes(program.module, inference, counted, keep, dense)
+    else:
+        with _probed(program, inside):
+            reference = _dense_outputs(program)
+            with _changing():
+                reference = _masked_outputs(reference, program, inference, keep, inside)
+                clock.append(time.perf_counter())
+                _cut(program, inside)
+                set_sizes(program.module, inference, counted, keep, dense)
+                clock.append(time.perf_counter())
+                module_error = _checked("module", reference, run_module(program, program.module, {}, None))
+                graph_error = _checked("graph", reference, run_graph(program, graph, {}))
+        clock.append(time.perf_counter())
+        prepared, noted, cut, checked = (b - a for a, b in pairwise(clock))
+        report = VerifyReport(
+            dtype="the model's own types",
+            tolerance=reference.tolerance,
+            effect=reference.effect,
+            graph_error=graph_error,
+            module_error=module_error,
+            seconds={"rewrite": prepared + cut, "verify": noted + checked},
+        )
+    origin = origin_of(replace(program, module=dense), program.module)
+    return CompactModel(graph, plan, report, program.module, None, traced.parameter_count, origin)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the module and its graph computed before the cut, and by how much its pruned units mattered."""
+
+    module: list[Tensor]
+    graph: list[Tensor]
+    tolerance: float
+    effect: float = 0.0
+
+
+def _check_can_be_cut(program: Program, masks: Mapping[str, DimMasks]) -> None:
+    """Guard against tensors that are not plain ones, or that lie in each other's memory.
+
+    Raises:
+        RewriteError: there is one; it is named.
+    """
+    for name in masks:
+        tensor = program.tensor(name)
+        kinds = [type(tensor), type(tensor.data)]
+        kind = next((kind for kind in kinds if kind not in (Tensor, nn.Parameter)), None)
+        if kind is not None:
+            raise RewriteError(f"{name} is a {kind.__name__}, which can't be cut in place: use in_place=False")
+    places: list[tuple[str, int, int, str]] = []
+    for name in program.table:
+        tensor = program.tensor(name)
+        if type(tensor.data) is Tensor and tensor.layout is torch.strided and tensor.numel() and not tensor.is_meta:
+            reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            start = tensor.data_ptr()
+            places.append((str(tensor.device), start, start + (reach + 1) * tensor.element_size(), name))
+    widest: tuple[str, int, str] = ("", 0, "")
+    for device, start, end, name in sorted(places):
+        if device == widest[0] and start < widest[1] and (name in masks or widest[2] in masks):
+            raise RewriteError(
+                f"{name} lies in the memory of {widest[2]}, so they can't be cut in place one by one: use "
+                "in_place=False"
+            )
+        widest = max(widest, (device, end, name), key=lambda each: (each[0] == device, each[1]))
+
+
+def _without_values(program: Program) -> nn.Module:
+    """A copy of the module on the meta device.
+
+    Raises:
+        RewriteError: the module can't be copied.
+    """
+    empty = {name: torch.empty_like(program.tensor(name).detach(), device="meta") for name in program.table}
+    return copy_with(program, empty)
+
+
+def _rehearse(
+    traced: TracedModel, dense: nn.Module, keep: Keep, masks: Mapping[str, DimMasks], counted: Mapping[str, Counted]
+) -> None:
+    """Run the compact module without values, where the dense one runs so.
+
+    Raises:
+        RewriteError: it does not run, or its outputs have other shapes.
+    """
+    program = traced.program
+    empty = replace(program, module=dense)
+    tensors = {name: fetch(dense, name).detach() for name in program.table}
+    tensors |= {name: slice_tensor(tensors[name], rows) for name, rows in masks.items()}
+    compact = patch_modules(empty, traced.inference, traced.groups, keep, tensors, counted)
+    try:
+        expected = _shapes(program, dense)
+    except Exception:  # its forward looks at values: only the cut module itself can show whether it runs
+        return
+    way_out = 'the model is as it was; use in_place=False, or gp.select(form="module")'
+    try:
+        found = _shapes(program, compact)
+    except Exception as error:
+        reason = first_line(error)
+        raise RewriteError(f"the module form does not run ({reason}); {way_out}") from error
+    if found != expected:
+        raise RewriteError(f"the outputs of the module form have other shapes; {way_out}")
+
+
+def _shapes(program: Program, module: nn.Module) -> list[torch.Size]:
+    """The shapes of the outputs of a module on the meta device, as if it were on the devices of the traced one."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+
+        def without_values(value: Any) -> Any:
+            return mode.from_tensor(value) if isinstance(value, Tensor) else value
+
+        args, kwargs = tree_map(without_values, (program.args, dict(program.kwargs)))
+        devices = {name: program.tensor(name).device for name in program.table}
+        values = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, device=devices[name])
+            for name, tensor in ((name, fetch(module, name)) for name in program.table)
+        }
+        for info in program.table.values():
+            values |= dict.fromkeys(info.aliases, values[info.name])
+        return [each.shape for each in run_module(replace(program, args=args, kwargs=kwargs), module, values, None)]
+
+
+@contextmanager
+def _probed(program: Program, masks: Mapping[str, DimMasks]) -> Iterator[None]:
+    """Within the context tensors that are constant, or zero where they are cut, have noise there.
+
+    Afterwards constant ones have their value again, also where they were cut.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(shape: torch.Size, like: Tensor) -> Tensor:
+        return NOISE * torch.randn(shape, generator=generator).to(like)
+
+    constant: dict[str, Tensor] = {}
+    empty: list[str] = []
+    try:
+        for name, rows in masks.items():
+            tensor = program.tensor(name).detach()
+            if not tensor.is_floating_point() or not tensor.numel():
+                continue
+            first = tensor[(0,) * tensor.ndim].clone()
+            if bool((tensor == first).all()):
+                constant[name] = first
+                tensor.add_(noise(tensor.shape, tensor))
+            elif is_zero_where_masked(tensor, rows):
+                empty.append(name)
+                for dim, row in enumerate(rows):
+                    if row is not None:
+                        gone = (~row).nonzero().flatten().to(tensor.device)
+                        tensor.index_copy_(dim, gone, noise(tensor.index_select(dim, gone).shape, tensor))
+        yield
+    finally:
+        for name, value in constant.items():
+            program.tensor(name).detach().fill_(value)
+        for name in empty:
+            tensor = program.tensor(name).detach()
+            if tuple(tensor.shape) == program.table[name].shape:
+                zero_masked_(tensor, masks[name])
+
+
+@contextmanager
+def _changing() -> Iterator[None]:
+    """Whatever goes wrong within the context is said to have left a changed model.
+
+    Raises:
+        VerificationError: something went wrong.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise VerificationError(
+            f"{first_line(error)}; the model itself was changed and must be loaded again, and can be cut with "
+            "in_place=False"
+        ) from error
+
+
+def _dense_outputs(program: Program) -> Reference:
+    """What the module computes as it is.
+
+    Raises:
+        VerificationError: its graph computes something else.
+    """
+    module, graph = run_module(program, program.module, {}, None), run_graph(program, program.graph, {})
+    captured = difference(module, graph)
+    if not captured <= max(TOLERANCE, rounding_of(program.module)):
+        raise VerificationError(
+            f"the captured graph differs from the module itself by {captured:.1e}, which computes something else at "
+            "each call; trace the sub-module that holds what you want to prune"
+        )
+    return Reference(module, [], rounding_of(program.module))
+
+
+def _masked_outputs(
+    dense: Reference, program: Program, inference: Inference, keep: Keep, masks: Mapping[str, DimMasks]
+) -> Reference:
+    """What the module computes once zeros are written over what goes; they are written here.
+
+    Raises:
+        VerificationError: it computes what it computed before, so that the check could not fail.
+    """
+    counted = cut_statistics(program, inference, keep)
+    for name, rows in zeroing_masks(inference, masks).items():
+        if not program.table[name].is_buffer:
+            zero_masked_(program.tensor(name).detach(), rows)
+    graph = run_graph(program, program.graph, {}, statistics=counted)
+    # no module takes its statistics over kept units only: a graph does, and stands for both forms
+    module = graph if counted else run_module(program, program.module, {}, None)
+    effect = difference(dense.module, module)
+    if masks and not effect > 10 * torch.finfo(torch.float32).eps:
+        raise VerificationError(
+            "zeroing the pruned units does not change what the model computes on the inputs that it was traced with, "
+            "so nothing could be verified: trace it with longer or more varied inputs"
+        )
+    tolerance = max(dense.tolerance, TOLERANCE) if counted else dense.tolerance
+    return Reference(module, graph, tolerance, effect)
+
+
+def _cut(program: Program, masks: Mapping[str, DimMasks]) -> None:
+    for name, rows in masks.items():
+        cut_tensor_(program.tensor(name), rows)
+
+
+def _checked(form: str, reference: Reference, outputs: list[Tensor]) -> float:
+    """The difference of a form of the cut model from the masked one.
+
+    Raises:
+        VerificationError: it is more than rounding.
+    """
+    worst = difference(reference.module if form == "module" else reference.graph, outputs)
+    if not worst <= reference.tolerance:
+        raise VerificationError(f"the {form} form differs from the masked model by {worst:.1e}")
+    return worst
