@@ -159,7 +159,7 @@ class Solver(Generic[Cause]):
             if first is None:
                 self._mark(self.frozen, axis, Freeze(reason, cause))
                 continue
-            met = {atom.id for atom in atoms(axis)} - self.frozen.keys()
+            met = {atom.id for atom in atoms(axis) if atom.id not in self.frozen}
             self.spreads.extend(Spread(atom, first, cause) for atom in sorted(met))
             self._mark(self.frozen, axis, self.frozen[first])
 
