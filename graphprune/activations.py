@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .errors import ScoreError
-from .gradients import evaluation_mode
+from .gradients import at_least_one
 from .matrices import Inputs
+from .passes.trace import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,6 @@ class Features:
         return Features(count, mean, self.deviation + other.deviation + spread)
 
 
-Seen = tuple[Tensor, Features, tuple[int, ...]]
-"""The factor that may be a parameter, what it was multiplied with, and its dims that the product sums over."""
-
-
 def input_statistics(
     module: nn.Module, parameters: Mapping[str, nn.Parameter], batches: Iterable[Any]
 ) -> dict[str, Inputs]:
@@ -67,18 +63,15 @@ def input_statistics(
         ScoreError: there is no batch.
     """
     watch = _Watch(parameters)
-    count = 0
     with evaluation_mode(module), torch.no_grad(), _plain_kernels():
-        for batch in batches:
+        for batch in at_least_one(batches):
             with watch:
                 run(module, batch)
-            count += 1
-    if not count:
-        raise ScoreError("there are no batches to score on: data is empty")
     return {name: _inputs(parameters[name], seen) for name, seen in watch.seen.items()}
 
 
 def run(module: nn.Module, batch: Any) -> None:
+    """Call a module with a batch: a mapping of its arguments, a tuple of them, or the first."""
     if isinstance(batch, Mapping):
         module(**batch)
     elif isinstance(batch, (tuple, list)):
@@ -117,8 +110,9 @@ class _Watch(TorchDispatchMode):
         products = PRODUCTS.get(func._schema.name.removeprefix("aten::"))
         if products is not None:
             for factor, other, features in products(args, kwargs or {}):
-                if self._owner(factor) is not None and self._owner(other) is None:
-                    self._keep(factor, *features())
+                owner = self._owner(factor)
+                if owner is not None and self._owner(other) is None:
+                    self._keep(*owner, factor, *features())
         return result
 
     def _owner(self, tensor: Tensor) -> tuple[str, int] | None:
@@ -130,11 +124,7 @@ class _Watch(TorchDispatchMode):
                 return name, offset
         return None
 
-    def _keep(self, factor: Tensor, features: Features, summed: tuple[int, ...]) -> None:
-        owner = self._owner(factor)
-        if owner is None:
-            return
-        name, offset = owner
+    def _keep(self, name: str, offset: int, factor: Tensor, features: Features, summed: tuple[int, ...]) -> None:
         views = self.seen.setdefault(name, {})
         # weights that serve a whole batch have a dim without a stride, which is one position of the parameter
         size = tuple(each if stride else 1 for each, stride in zip(factor.shape, factor.stride(), strict=True))

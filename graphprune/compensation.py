@@ -9,18 +9,17 @@ which its bias can hold::
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .activations import input_statistics
-from .adapters import carry_plan, shared_copy
+from .adapters import shared_copy
 from .errors import RewriteError
 from .matrices import Inputs, Matrix, matrices
 from .passes.slice_parameters import DimMasks, parameter_masks
-from .pipeline import trace
+from .pipeline import changed_model
 from .plan import PruningPlan
 from .traced import TracedModel
 
@@ -58,13 +57,11 @@ def compensate(traced: TracedModel, plan: PruningPlan, data: Iterable[Any]) -> t
         else:
             layer.bias = nn.Parameter(shift.to(matrix.weight), matrix.weight.requires_grad)
         added.append(name.removesuffix("weight") + "bias")
-    other = trace(module, traced.args, traced.kwargs)
+    other, carried = changed_model(traced, module, plan, compensated=True)
     for name in added:
         if name not in other.inference.parameter_dims:
             raise RewriteError(f"{name} can't make up for removed units: the model does not use it")
-    names = {name: name for name in other.table if name in traced.table}
-    carried = carry_plan(traced, plan, other, names)
-    return other, replace(carried, about={**plan.about, "compensated": True})
+    return other, carried
 
 
 def lost_mean(matrix: Matrix, inputs: Inputs, masks: DimMasks) -> Tensor:

@@ -32,7 +32,7 @@ from .passes.recompute_shapes import recompute_shapes
 from .passes.slice_parameters import parameter_masks, slice_tensor
 from .passes.trace import inference_mode_of
 from .passes.verify import same_values
-from .program import fetch, parameter_table
+from .program import parameter_table
 from .quiet import first_line, quietly
 from .traced import TracedModel
 
@@ -122,11 +122,6 @@ def module_cuts(traced: TracedModel) -> Cuts:
     return Cuts(counts, tuple(ties))
 
 
-def module_counts(traced: TracedModel) -> Mapping[str, tuple[int, ...]]:
-    """For each family of groups that the module form can cut, the numbers of units that it may keep."""
-    return module_cuts(traced).counts
-
-
 Families = Sequence[Sequence[PruningGroup]]
 """The groups of some families."""
 
@@ -213,7 +208,7 @@ def _random_tensors(traced: TracedModel, keep: Keep, dtype: torch.dtype | None) 
     tensors: dict[str, Tensor] = {}
     for name in dict.fromkeys([*traced.table, *inference.parameter_dims]):
         info = traced.table.get(name)
-        original = (fetch(program.graph, name) if info is None else program.tensor(name)).detach()
+        original = program.tensor(name).detach()
         if info is None or info.is_buffer or not original.is_floating_point():
             tensors[name] = slice_tensor(original, masks.get(name, [None] * original.ndim)).cpu()
         else:
@@ -270,11 +265,6 @@ def config_cuts(traced: TracedModel) -> Cuts:
         counts |= {members[0].family: tuple(members[0].units // parts * n for n in kept) for members in families}
         ties.append(tuple(group for members in families for group in members))
     return Cuts(counts, tuple(ties))
-
-
-def config_counts(traced: TracedModel) -> Mapping[str, tuple[int, ...]]:
-    """For each family that the config of a transformers model can express, the numbers of units that it accepts."""
-    return config_cuts(traced).counts
 
 
 @dataclass(frozen=True)

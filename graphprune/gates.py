@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .axes import Atom, Axis, atoms
+from .axes import Axis, atoms
 from .errors import ScoreError
-from .groups import PruningGroup
 from .masks import fold
 from .matrices import matrices, wrapped_weights
 from .passes.slice_parameters import DimMasks, widen
@@ -50,7 +49,7 @@ def find_gates(traced: TracedModel) -> tuple[Gate, ...]:
     of queries and keys in attention), they are gated at the outputs of the modules that the values come from, and each
     counts for half: two gates in a product would be the square of one.
     """
-    groups = cuttable(traced)
+    groups = traced.groups.by_atom
     weighted = _weighted_calls(traced)
     found: dict[Gate, None] = {}
     summed: set[int] = set()
@@ -71,11 +70,6 @@ def find_gates(traced: TracedModel) -> tuple[Gate, ...]:
                 if source is not None:
                     found |= dict.fromkeys(_gates_at(*source, {atom}, traced, at_input=False, share=1 / factors))
     return tuple(found)
-
-
-def cuttable(traced: TracedModel) -> dict[int, PruningGroup]:
-    """The groups that can be cut by the ids of their atoms."""
-    return {group.atom.id: group for group in traced.groups.cuttable}
 
 
 def atom_ids(axis: Axis) -> set[int]:
@@ -194,11 +188,8 @@ class Gates:
     def __init__(self, traced: TracedModel, *, slots: bool = True):
         self.traced = traced
         self.gates = find_gates(traced)
-        groups = cuttable(traced)
-        self._names = {atom: group.name for atom, group in groups.items()}
-        self._slots: Mapping[int, Atom] = {
-            atom: group.slot for atom, group in groups.items() if slots and group.slot is not None
-        }
+        self._names = {atom: group.name for atom, group in traced.groups.by_atom.items()}
+        self._slots = traced.groups.slots if slots else {}
         self._there: Mapping[str, DimMasks] = {}
         self._run = 0
         self._seen: dict[tuple[str, int, int], Tensor] = {}

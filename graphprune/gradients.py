@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .errors import ScoreError
 from .matrices import Gradients
+from .passes.trace import evaluation_mode
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """The loss of a model on one batch."""
@@ -34,16 +35,21 @@ def loss_of(module: nn.Module, batch: Any) -> Tensor:
     return loss
 
 
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Within the context a module is in evaluation mode, and then each of its children in its own mode again."""
-    training = {child: child.training for child in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, mode in training.items():
-            child.training = mode
+Batch = TypeVar("Batch")
+
+
+def at_least_one(batches: Iterable[Batch], purpose: str = "score") -> Iterator[Batch]:
+    """The batches, one after the other.
+
+    Raises:
+        ScoreError: in the end, if there was none.
+    """
+    found = False
+    for batch in batches:
+        found = True
+        yield batch
+    if not found:
+        raise ScoreError(f"there are no batches to {purpose} on: data is empty")
 
 
 @contextmanager
@@ -109,11 +115,9 @@ def dense_gradients(
         stack.enter_context(evaluation_mode(module))
         for name, parameter in parameters.items():
             stack.callback(parameter.register_post_accumulate_grad_hook(collect(name)).remove)
-        for batch in batches:
+        for batch in at_least_one(batches):
             _backward(module, batch, loss)
             count += 1
-    if not count:
-        raise ScoreError("there are no batches to score on: data is empty")
 
     def mean(name: str, total: dict[str, Tensor], need: str) -> Tensor | None:
         if need not in wanted:
@@ -134,13 +138,9 @@ def backward_over(module: nn.Module, batches: Iterable[Any], loss: Loss) -> None
     Raises:
         ScoreError: the loss is not finite, or there is no batch.
     """
-    count = 0
     with _only_trainable(module, ()), evaluation_mode(module):
-        for batch in batches:
+        for batch in at_least_one(batches):
             _backward(module, batch, loss)
-            count += 1
-    if not count:
-        raise ScoreError("there are no batches to score on: data is empty")
 
 
 def _add(totals: dict[str, Tensor], name: str, value: Tensor) -> None:

@@ -104,6 +104,16 @@ class Groups(Sequence[PruningGroup]):
         """The groups that are cut by default or when they are asked for by their kind."""
         return tuple(group for group in self.rows if group.status != "frozen")
 
+    @property
+    def by_atom(self) -> dict[int, PruningGroup]:
+        """The groups that can be cut, by the ids of their atoms."""
+        return {group.atom.id: group for group in self.cuttable}
+
+    @property
+    def slots(self) -> dict[int, Atom]:
+        """Of the groups of :attr:`by_atom` those with slots: the atom that gives them."""
+        return {atom: group.slot for atom, group in self.by_atom.items() if group.slot is not None}
+
     def __str__(self) -> str:
         rows = [("group", "kind", "units", "members", "params/unit", "status")]
         rows += [

@@ -25,7 +25,6 @@ from .groups import PruningGroup
 from .masks import Keep, Kept
 from .passes.recompute_shapes import recompute_shapes
 from .passes.slice_parameters import parameter_masks, slice_tensor
-from .program import fetch
 from .traced import TracedModel
 
 SHARES = (0.75, 0.5, 0.25)
@@ -156,15 +155,10 @@ def _cut(traced: TracedModel, groups: Sequence[PruningGroup], count: int) -> fx.
     keep: Keep = {group.atom.id: Kept(torch.arange(group.units) < count) for group in groups}
     masks = parameter_masks(inference, keep)
     tensors = {
-        name: slice_tensor(_tensor(traced, name), masks.get(name, ()))
+        name: slice_tensor(program.tensor(name).detach(), masks.get(name, ()))
         for name in dict.fromkeys([*program.table, *inference.parameter_dims])
     }
     return recompute_shapes(program, inference, keep, tensors)
-
-
-def _tensor(traced: TracedModel, name: str) -> torch.Tensor:
-    found = traced.program.tensor(name) if name in traced.table else fetch(traced.graph, name)
-    return found.detach()
 
 
 def _seconds(graph: fx.GraphModule, traced: TracedModel, repeats: int) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
-from .adapters import inactive_couplings, merge_adapters
+from .adapters import carry_plan, inactive_couplings, merge_adapters
 from .compact import CompactModel
 from .errors import CaptureError, GraphPruneError, RewriteError, VerificationError
 from .in_place import rewrite_in_place
@@ -28,7 +28,7 @@ from .passes.slice_parameters import parameter_masks, slice_tensor
 from .passes.trace import trace as capture
 from .passes.verify import VerifyReport, check_graph, check_module, check_slices, prepare_check
 from .plan import PruningPlan
-from .program import Program, fetch, parameter_table
+from .program import Program, parameter_table
 from .quantised import dense_copy, quantised_weights
 from .traced import Stored, TracedModel
 
@@ -83,6 +83,20 @@ def trace(
     clock.append(time.perf_counter())
     seconds = dict(zip(("trace", "infer axes", "build groups"), (b - a for a, b in pairwise(clock)), strict=True))
     return TracedModel(program, inference, couplings, groups, seconds, stored)
+
+
+def changed_model(
+    traced: TracedModel, module: nn.Module, plan: PruningPlan, **about: Any
+) -> tuple[TracedModel, PruningPlan]:
+    """A copy of a traced module in which some tensors were changed or added, traced, and a plan carried over to it.
+
+    Raises:
+        CaptureError: the copy can't be traced.
+        PlanError: the plan is for another model.
+    """
+    other = trace(module, traced.args, traced.kwargs)
+    carried = carry_plan(traced, plan, other, {name: name for name in other.table if name in traced.table})
+    return other, replace(carried, about={**plan.about, **about})
 
 
 def dense_model(traced: TracedModel) -> TracedModel:
@@ -162,7 +176,7 @@ def rewrite(
         cut = slice_tensor(original.detach(), masks.get(name, [None] * len(info.shape)))
         tensors[name] = nn.Parameter(cut, original.requires_grad) if isinstance(original, nn.Parameter) else cut
     for name in inference.parameter_dims.keys() - program.table.keys():
-        tensors[name] = slice_tensor(fetch(program.graph, name), masks.get(name, ()))
+        tensors[name] = slice_tensor(program.tensor(name), masks.get(name, ()))
     graph = recompute_shapes(program, inference, keep, tensors)
     module, module_error = None, "it was not asked for"
     if statistics == "masked" and keep.keys() & inference.solver.statistics.keys():

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .activations import run
-from .adapters import carry_plan, shared_copy
-from .errors import ScoreError
+from .adapters import shared_copy
 from .gates import Gate, find_gates
-from .gradients import evaluation_mode
+from .gradients import at_least_one
 from .matrices import Matrix, matrices
 from .passes.slice_parameters import parameter_masks
-from .pipeline import trace
+from .passes.trace import evaluation_mode
+from .pipeline import changed_model
 from .plan import PruningPlan
 from .traced import TracedModel
 
@@ -71,9 +70,7 @@ def reconstruct(
             path, _, attribute = gate.parameter.rpartition(".")
             changed = nn.Parameter(matrix.weight.detach() + update.to(matrix.weight), matrix.weight.requires_grad)
             module.get_submodule(path).register_parameter(attribute, changed)
-    other = trace(module, traced.args, traced.kwargs)
-    carried = carry_plan(traced, plan, other, {name: name for name in other.table if name in traced.table})
-    return other, replace(carried, about={**plan.about, "reconstructed": True})
+    return changed_model(traced, module, plan, reconstructed=True)
 
 
 def second_moments(module: nn.Module, gates: Iterable[Gate], batches: Iterable[Any]) -> dict[Gate, Tensor]:
@@ -93,17 +90,13 @@ def second_moments(module: nn.Module, gates: Iterable[Gate], batches: Iterable[A
 
         return hook
 
-    count = 0
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(evaluation_mode(module))
         for gate in gates:
             handle = module.get_submodule(gate.module).register_forward_pre_hook(watch(gate), with_kwargs=True)
             stack.callback(handle.remove)
-        for batch in batches:
+        for batch in at_least_one(batches, "reconstruct"):
             run(module, batch)
-            count += 1
-    if not count:
-        raise ScoreError("there are no batches to reconstruct on: data is empty")
     return moments
 
 

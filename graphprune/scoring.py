@@ -15,7 +15,7 @@ from .axes import atoms
 from .criteria import Criterion, criterion_by_name
 from .errors import ScoreError
 from .gates import Gates
-from .gradients import Loss, backward_over, dense_gradients, gradients_of, loss_of
+from .gradients import Loss, at_least_one, backward_over, dense_gradients, gradients_of, loss_of
 from .groups import PruningGroup
 from .matrices import Gradients, Inputs, Matrix, gathered, matrices
 from .passes.slice_parameters import DimMasks, widen
@@ -53,13 +53,11 @@ def score(
         return score_units(traced, chosen, slots=slots, gradients=gradients, inputs=inputs)
     total: dict[str, Tensor] = {}
     batches = 0
-    for batch in data:
+    for batch in at_least_one(data):
         with gradients_of(traced.module, batch, loss):
             scores = score_units(traced, chosen, slots=slots, gradients=gradients, inputs=inputs)
         total = {name: total[name] + value if name in total else value for name, value in scores.items()}
         batches += 1
-    if not batches:
-        raise ScoreError("there are no batches to score on: data is empty")
     return Scores(chosen.name, {name: value / batches for name, value in total.items()})
 
 
@@ -82,7 +80,7 @@ def _collect(
             f"the criterion {criterion.name!r} needs {what}, which are not taken of weights in few bits: use 'lora' or "
             "'magnitude'"
         )
-    groups = {group.atom.id: group for group in traced.groups.cuttable}
+    groups = traced.groups.by_atom
     wanted = {
         name: matrix.weight
         for name, matrix in matrices(traced).items()
@@ -144,8 +142,8 @@ def _of_weights(
     gradients: Mapping[str, Gradients],
     inputs: Mapping[str, Inputs],
 ) -> dict[str, Tensor]:
-    groups = {group.atom.id: group for group in traced.groups.cuttable}
-    slot_of = {atom: group.slot for atom, group in groups.items() if slots and group.slot is not None}
+    groups = traced.groups.by_atom
+    slot_of = traced.groups.slots if slots else {}
     rule = criterion.aggregation
     parts: dict[str, list[Part]] = {}
     for matrix in matrices(traced).values():

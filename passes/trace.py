@@ -43,28 +43,37 @@ MODE_WRAPPERS = {
 
 
 @contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Within the context a module is in evaluation mode, and then each of its children in its own mode again."""
+    training = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in training.items():
+            child.training = mode
+
+
+@contextlib.contextmanager
 def inference_mode_of(module: nn.Module) -> Iterator[None]:
     """Within the context the module runs as it is captured: in eval mode, without gradients, without a cache.
 
     What modules remember of their weights in eval mode (position biases that were looked up) they forget when they are
     set to train, or training them would not work: neither what an earlier run left nor what is left here outlives that.
     """
-    training = {child: child.training for child in module.modules()}
     configs: dict[int, Any] = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
     cached = {key: config.use_cache for key, config in configs.items() if getattr(config, "use_cache", False)}
-    try:
-        module.train()
-        module.eval()
-        for key in cached:
-            configs[key].use_cache = False
-        with torch.no_grad():
+    with evaluation_mode(module), torch.no_grad():
+        try:
+            module.train()
+            module.eval()
+            for key in cached:
+                configs[key].use_cache = False
             yield
-    finally:
-        module.train()
-        for child, mode in training.items():
-            child.training = mode
-        for key, value in cached.items():
-            configs[key].use_cache = value
+        finally:
+            module.train()
+            for key, value in cached.items():
+                configs[key].use_cache = value
 
 
 def trace(

@@ -132,12 +132,7 @@ def prepare_check(
         sliced = {name: slice_tensor(probe, masks[name]) for name, probe in probes.items()}
         promoted, values = _promoted(program.graph, dtype), _graph_values(program, inference, masked, dtype)
         graph_outputs = run_graph(program, promoted, values)
-        captured = difference(masked_outputs, graph_outputs)
-        if not captured <= TOLERANCE:
-            raise VerificationError(
-                f"the captured graph differs from the module itself by {captured:.1e}, which computes something else "
-                "at each call; trace the sub-module that holds what you want to prune"
-            )
+        check_captured(masked_outputs, graph_outputs, TOLERANCE)
         counted = cut_statistics(program, inference, keep) if statistics == "kept" else {}
         if counted:
             # no module takes its statistics over kept units only: a graph does, and stands for both forms
@@ -155,13 +150,42 @@ def prepare_check(
             masked,
             counted,
         )
-        if masks and not check.effect > 10 * torch.finfo(dtype or torch.float32).eps:
-            raise VerificationError(
-                "zeroing the pruned units does not change what the model computes on the inputs that it was traced "
-                "with, so nothing could be verified: trace it with longer or more varied inputs"
-            )
+        if masks:
+            check_effect(check.effect, dtype)
         return check
     raise AssertionError("unreachable: the last type is the model's own")
+
+
+def check_captured(module: list[Tensor], graph: list[Tensor], tolerance: float) -> None:
+    """A module and its graph compute the same.
+
+    Raises:
+        VerificationError: they do not.
+    """
+    captured = difference(module, graph)
+    if not captured <= tolerance:
+        raise VerificationError(
+            f"the captured graph differs from the module itself by {captured:.1e}, which computes something else at "
+            "each call; trace the sub-module that holds what you want to prune"
+        )
+
+
+def check_effect(effect: float, dtype: torch.dtype | None) -> None:
+    """Zeros in place of the pruned units change what the model computes.
+
+    Raises:
+        VerificationError: they do not.
+    """
+    if not matters(effect, dtype):
+        raise VerificationError(
+            "zeroing the pruned units does not change what the model computes on the inputs that it was traced with, "
+            "so nothing could be verified: trace it with longer or more varied inputs"
+        )
+
+
+def matters(effect: float, dtype: torch.dtype | None) -> bool:
+    """Whether a difference of outputs in a type, or in the model's own ones, is more than rounding can make."""
+    return effect > 10 * torch.finfo(dtype or torch.float32).eps
 
 
 def check_slices(program: Program, masks: Mapping[str, DimMasks], tensors: Mapping[str, Tensor]) -> None:

@@ -42,7 +42,7 @@ from ..passes.slice_parameters import (
     slice_tensor,
     zero_masked,
 )
-from ..passes.verify import FLOAT64_TOLERANCE, NOISE, VerifyReport, difference, run_module, types_to_check
+from ..passes.verify import FLOAT64_TOLERANCE, NOISE, VerifyReport, difference, matters, run_module, types_to_check
 from ..pipeline import rewrite, trace
 from ..plan import PruningPlan
 from ..program import Program, fetch
@@ -225,7 +225,7 @@ def reference_of(program: Program, masks: Mapping[str, DimMasks]) -> Reference:
                 noise = NOISE * torch.randn(tensor.shape, generator=generator).to(tensor)
                 noisy[name] = (tensor + noise - zero_masked(noise, rows)).to(dtype or tensor.dtype)
         effect = difference(run_module(program, program.module, noisy, dtype), outputs)
-        if not effect > 10 * torch.finfo(dtype or torch.float32).eps:
+        if not matters(effect, dtype):
             raise VerificationError(
                 "the pruned units do not change what the model computes on the inputs that it was traced with, so a "
                 "cut could not be verified: trace it with longer or more varied inputs"

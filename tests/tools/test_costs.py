@@ -1,6 +1,5 @@
 """tools/bench/costs.py measures a tiny model, and says which goals are met."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,20 +9,13 @@ from typing import Any
 import pytest
 
 from ..tiny import save_tiny_llama
-
-COSTS = Path(__file__).resolve().parents[2] / "tools" / "bench" / "costs.py"
+from .loading import BENCH, load_tool
 
 
 @pytest.fixture
 def costs(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The tool as a module."""
-    spec = importlib.util.spec_from_file_location("costs", COSTS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "costs", module)  # its dataclasses look there for their annotations
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("costs", monkeypatch)
 
 
 FIGURES = {
@@ -114,7 +106,7 @@ def test_steps_that_score_are_told_from_others(costs: Any, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_all_figures_of_a_tiny_model(tmp_path: Path) -> None:
     model, output = save_tiny_llama(tmp_path / "tiny"), tmp_path / "costs.json"
-    command = [sys.executable, str(COSTS), "--quick", "--model", str(model), "--output", str(output)]
+    command = [sys.executable, str(BENCH / "costs.py"), "--quick", "--model", str(model), "--output", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
     figures = json.loads(output.read_text(encoding="utf-8"))
     steps = {way: [len(each["step"]) for each in rounds] for way, rounds in figures["costs"].items()}

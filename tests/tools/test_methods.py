@@ -1,24 +1,17 @@
 """tools/bench/methods.py: what is in a run's result, and the page made of results."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-METHODS = Path(__file__).resolve().parents[2] / "tools" / "bench" / "methods.py"
+from .loading import load_tool
 
 
 @pytest.fixture
 def methods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The tool, writing to a directory of its own."""
-    spec = importlib.util.spec_from_file_location("methods", METHODS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "methods", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    module = load_tool("methods", monkeypatch)
     monkeypatch.setattr(module, "RESULTS", tmp_path / "methods" / "results.jsonl")
     monkeypatch.setattr(module, "PAGE", tmp_path / "methods.md")
     return module

@@ -1,26 +1,20 @@
 """tools/bench/speed.py measures a tiny shape, also where torch-pruning is not installed."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-SPEED = Path(__file__).resolve().parents[2] / "tools" / "bench" / "speed.py"
+from .loading import BENCH, load_tool
 
 
 @pytest.fixture
 def speed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The tool, measuring in this process."""
-    spec = importlib.util.spec_from_file_location("speed", SPEED)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool("speed", monkeypatch)
     monkeypatch.setattr(module, "least", lambda repeat, *what: module.measured(*what))
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     return module
@@ -54,6 +48,6 @@ def test_the_tables_of_a_tiny_shape_without_torch_pruning(
 
 @pytest.mark.slow
 def test_a_measurement_in_a_process_of_its_own() -> None:
-    command = [sys.executable, str(SPEED), "--measure", "rewrite", "--shapes", "tiny", "--layers", "2"]
+    command = [sys.executable, str(BENCH / "speed.py"), "--measure", "rewrite", "--shapes", "tiny", "--layers", "2"]
     figures = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert {"trace", "infer and group", "rewrite", "model", "peak"} <= figures.keys()
