@@ -17,6 +17,7 @@ A group with a list keeps other units in each slot (in each head, say). Groups t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,6 +138,12 @@ class PruningPlan:
             for info in traced.table.values()
             if not info.is_buffer
         }
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name what the plan cuts of which model; not how it came to be."""
+        text = PruningPlan(self.model, dict(sorted(self.groups.items()))).to_json()
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         """The plan as JSON text."""

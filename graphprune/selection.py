@@ -34,6 +34,9 @@ TOLERANCE = 0.002
 Form = Literal["graph", "module"]
 """Which form of the compact model is wanted."""
 
+Target = Literal["hf"]
+"""What must load the result: plain transformers."""
+
 
 def select(
     traced: TracedModel,
@@ -52,6 +55,7 @@ def select(
     ignore: str | Sequence[str] | None = None,
     kinds: Sequence[str] | None = None,
     form: Form = "graph",
+    target: Target | None = None,
     within: PruningPlan | None = None,
 ) -> PruningPlan:
     """The plan that removes a share ``ratio`` of the model with the least important units.
@@ -67,7 +71,8 @@ def select(
 
     ``homogeneous`` keeps the same number of units in the groups of a family (the same part of each layer); of a
     transformers model only what its config can express is then cut, so that ``from_pretrained`` loads the result.
-    ``form="module"`` cuts only what the module form can cut; the graph form can always be cut.
+    ``form="module"`` cuts only what the module form can cut; the graph form can always be cut. ``target="hf"`` is
+    ``homogeneous`` for a model that plain transformers must load, and refuses one that has no config.
 
     ``constraints`` hold beside the budget (see :class:`graphprune.Constraints`); ``multiple_of``, ``min_units``,
     ``only`` and ``ignore`` are short forms that take the place of theirs. ``kinds`` restricts what is cut, and is how
@@ -80,7 +85,14 @@ def select(
         PlanError: a group that the constraints name can't be cut so.
         ScoreError: a score is missing or not finite.
     """
-    _check_settings(ratio, scope, normalize)
+    _check_settings(ratio, scope, normalize, target)
+    if target == "hf":
+        if not is_configured(traced):
+            raise PlanError(
+                f"{type(traced.module).__name__} is no model of transformers, so no config can say what is left of it: "
+                'select without target="hf"'
+            )
+        homogeneous = True
     if isinstance(ratio, Mapping):
         if kinds is not None:
             raise PlanError("ratio names the kinds that are cut already: leave kinds out")
@@ -92,18 +104,21 @@ def select(
     groups = [group for group in choose_groups(traced, kinds) if group.name not in fixed]
     groups = rules.choose(traced, groups) if groups else groups
     groups = wanted = outside_layers(traced, groups, skip_layers)
+    loose = "with homogeneous=False" if target is None else f"without target={target!r}"
     allowed: Mapping[str, tuple[int, ...]] | None = None
     joint: list[tuple[PruningGroup, ...]] = []
     if homogeneous and is_configured(traced):
         families = _whole_families(traced, groups)
         groups, joint = config_cuts(traced).choose([group for group in groups if group.family in families])
         allowed = config_cuts(traced).counts
-        _check_configured(traced, rules, fixed.values(), allowed)
+        _check_configured(traced, rules, fixed.values(), allowed, loose)
     elif form == "module":
         groups, joint = module_cuts(traced).choose(groups)
         allowed = module_cuts(traced).counts
     if allowed is not None:
-        _check_asked(traced, rules, kinds, wanted, groups, configured=homogeneous and is_configured(traced))
+        configured = homogeneous and is_configured(traced)
+        form_and_remedy = ("the config", loose) if configured else ("the module form", 'with form="graph"')
+        _check_asked(traced, rules, kinds, wanted, groups, form_and_remedy)
     ties = [*rules.ties(traced, groups), *joint]
     if not groups and not fixed and skip_layers:
         raise BudgetError("nothing outside the layers that are skipped can be cut in this way: skip fewer of them")
@@ -115,9 +130,9 @@ def select(
     ladders = build_ladders(groups, scores, homogeneous, rules, gone, allowed, ties, scope=scope, normalize=normalize)
     ladders += [_fixed_ladder(group, GroupPlan(group.units, kept[name]).count) for name, group in fixed.items()]
     counts = {atom: count for ladder in ladders for atom, count in ladder.counts(ladder.top).items()}
-    for own, target, base in _budgets(ladders, cost, ratio, whole):
-        _check_fixed([ladder for ladder in own if ladder.groups[0].name in fixed], cost, target, base)
-        counts |= fill(own, cost, target, base)
+    for own, amount, base in _budgets(ladders, cost, ratio, whole):
+        _check_fixed([ladder for ladder in own if ladder.groups[0].name in fixed], cost, amount, base)
+        counts |= fill(own, cost, amount, base)
     kept |= {g.name: _kept(g, scores[g.name], gone.get(g.name), counts[g.atom.id]) for g in groups}
     plans = {name: GroupPlan(traced.groups[name].units, units) for name, units in kept.items()}
     about: dict[str, Any] = {"ratio": ratio if isinstance(ratio, float | int) else dict(ratio)}
@@ -125,16 +140,18 @@ def select(
     about |= {} if scope == "global" else {"scope": scope}
     about |= {} if normalize == "group" else {"normalize": normalize}
     about |= {"skip_layers": list(skip_layers)} if skip_layers else {}
+    about |= {} if target is None else {"target": target}
     return PruningPlan(
         traced.fingerprint, {name: plan for name, plan in plans.items() if plan.count < plan.units}, about
     )
 
 
-def _check_settings(ratio: float | Mapping[str, float], scope: str, normalize: str | None) -> None:
+def _check_settings(ratio: float | Mapping[str, float], scope: str, normalize: str | None, target: str | None) -> None:
     for share in ratio.values() if isinstance(ratio, Mapping) else [ratio]:
         if not 0 < share < 1:
             raise BudgetError(f"the ratio must lie between 0 and 1, not {share}: 0.5 removes half")
-    for name, given, choices in (("scope", scope, Scope), ("normalize", normalize, Normalize)):
+    settings = (("scope", scope, Scope), ("normalize", normalize, Normalize), ("target", target, Target))
+    for name, given, choices in settings:
         if given is not None and given not in get_args(choices):
             raise PlanError(f"{name} must be one of {', '.join(get_args(choices))}, not {given!r}")
 
@@ -216,7 +233,11 @@ def _whole_families(traced: TracedModel, groups: Collection[PruningGroup]) -> se
 
 
 def _check_configured(
-    traced: TracedModel, rules: Constraints, fixed: Collection[PruningGroup], allowed: Mapping[str, tuple[int, ...]]
+    traced: TracedModel,
+    rules: Constraints,
+    fixed: Collection[PruningGroup],
+    allowed: Mapping[str, tuple[int, ...]],
+    remedy: str,
 ) -> None:
     """Check that a config can express what is fixed.
 
@@ -232,7 +253,7 @@ def _check_configured(
         if not same or (count < group.units and count not in allowed.get(group.family, ())):
             raise PlanError(
                 f"the config of the model can't express {count} units of {group.name}: fix the same number, one that "
-                "it accepts, in every layer, or select with homogeneous=False"
+                f"it accepts, in every layer, or select {remedy}"
             )
 
 
@@ -242,8 +263,7 @@ def _check_asked(
     kinds: Sequence[str] | None,
     wanted: Sequence[PruningGroup],
     left: Sequence[PruningGroup],
-    *,
-    configured: bool,
+    form_and_remedy: tuple[str, str],
 ) -> None:
     """Check that something is left of each kind and of each part of the model that was asked for by name.
 
@@ -252,14 +272,13 @@ def _check_asked(
     """
     asked = {f"kinds={[kind]!r}": [group for group in wanted if asked_as(group) == kind] for kind in kinds or ()}
     asked |= {f"only={glob!r}": groups for glob, groups in rules.pointed_at(traced, wanted).items()}
-    form, remedy = ("the config", "homogeneous=False") if configured else ("the module form", 'form="graph"')
+    form, remedy = form_and_remedy
     for what, groups in asked.items():
         if groups and not any(group in left for group in groups):
             names = ", ".join(group.name for group in groups[:MOST_NAMED])
             more = f" and {len(groups) - MOST_NAMED} more" if len(groups) > MOST_NAMED else ""
             raise BudgetError(
-                f"{what} asks for {names}{more}, for which {form} has no smaller size: select with {remedy}, or leave "
-                "it out"
+                f"{what} asks for {names}{more}, for which {form} has no smaller size: select {remedy}, or leave it out"
             )
 
 

@@ -57,6 +57,14 @@ def test_a_plan_is_read_by_hand() -> None:
     assert plan.groups["v"].count == 2
 
 
+def test_a_digest_is_of_what_is_cut() -> None:
+    a, b = GroupPlan(9, (0, 1)), GroupPlan(9, (0, 2))
+    digest = PruningPlan("7c1f", {"x": a, "y": b}).digest
+    assert len(digest) == 16
+    assert PruningPlan("7c1f", {"y": b, "x": a}, {"ratio": 0.5}).digest == digest
+    assert digest not in (PruningPlan("7c1f", {"x": b, "y": b}).digest, PruningPlan("7c1e", {"x": a, "y": b}).digest)
+
+
 def changed(**changes: Any) -> str:
     body = json.loads(PruningPlan("7c1f", {"g": GroupPlan(9, (0, 1))}).to_json())
     for key, value in changes.items():

@@ -186,6 +186,24 @@ def test_the_same_number_in_every_layer(llama: TracedModel) -> None:
     assert abs(gp.rewrite(llama, plan).ratio - 0.3) < 0.05
 
 
+def test_what_plain_transformers_must_load(llama: TracedModel) -> None:
+    """``target="hf"`` is ``homogeneous`` for models that have a config, and says why where it can't be met."""
+    plan = gp.select(llama, random_scores(llama), ratio=0.3, target="hf")
+    assert plan.groups == gp.select(llama, random_scores(llama), ratio=0.3, homogeneous=True).groups
+    assert (plan.about["homogeneous"], plan.about["target"]) == (True, "hf")
+    with pytest.raises(BudgetError, match=r"asks for .*, for which the config has no smaller size: select without tar"):
+        gp.select(llama, random_scores(llama), ratio=0.1, target="hf", kinds=["head_dims"])
+    with pytest.raises(PlanError) as caught:
+        gp.select(llama, random_scores(llama), ratio=0.3, target="onnx")  # type: ignore[arg-type]
+    assert str(caught.value) == "target must be one of hf, not 'onnx'"
+    plain = gp.trace(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.ones(2, 3))
+    with pytest.raises(PlanError) as caught:
+        gp.select(plain, random_scores(plain), ratio=0.3, target="hf")
+    assert str(caught.value) == (
+        'Sequential is no model of transformers, so no config can say what is left of it: select without target="hf"'
+    )
+
+
 @pytest.mark.parametrize("ratio", [0, 1, -0.1, 1.5, float("nan")])
 def test_a_ratio_out_of_range(llama: TracedModel, ratio: float) -> None:
     with pytest.raises(BudgetError) as caught:
