@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: list[set[str]] = [
     {"graphprune.errors", "graphprune.version"},
     {"graphprune.axes"},
-    {"graphprune.distributed", "graphprune.files", "graphprune.quiet", "graphprune.schedule"},
+    {
+        "graphprune.distributed",
+        "graphprune.files",
+        "graphprune.quiet",
+        "graphprune.schedule",
+        "graphprune.weight_files",
+    },
     {"graphprune.rules", "graphprune.program", "graphprune.groups", "graphprune.masks", "graphprune.plan"},
     {"graphprune.traced", "graphprune.explain"},
     {"graphprune.passes"},

@@ -43,11 +43,12 @@ from ..plan import PruningPlan
 from ..program import fingerprint, parameter_table
 from ..quiet import first_line, quietly
 from ..version import __version__
+from ..weight_files import INDEX, WEIGHTS, read_index
 from .graph_form import INPUTS, describe_inputs, read_graph, write_tensors
 
 FORMAT = "graphprune-model/1"
 ABOUT, PLAN, VERIFY, ADAPTER = "graphprune.json", "plan.json", "verify.json", "adapter"
-WEIGHTS, DENSE_CONFIG = "model.safetensors", "dense_config.json"
+DENSE_CONFIG = "dense_config.json"
 
 Form = Literal["transformers", "per-layer", "graph"]
 
@@ -104,6 +105,27 @@ def save(compact: CompactModel, path: str | Path, tokenizer: Any = None) -> Save
     return SaveReport(Path(path), form, reason, error, size)
 
 
+def describe(compact: CompactModel, directory: Path, target: Path, tokenizer: Any = None) -> tuple[Form, str | None]:
+    """Write what :func:`save` writes beside the weights, whose values need not be known; ``target`` is its later place.
+
+    Returns the form that the weights are to have, and why it is not transformers' own: in that of transformers they go
+    by the names of the checkpoint that the model was made from, else by those of :func:`plain_tensors`.
+
+    Raises:
+        ExportError: the model has no module form.
+    """
+    if compact.module_form is None or compact.origin is None:
+        raise ExportError(
+            f"there is no module form of this model ({compact.module_error}), and its graph is only saved with its "
+            "weights: load the model, and use gp.rewrite and gp.save"
+        )
+    writer = _Writer(compact, compact.module_form, compact.origin, target)
+    form, reason = writer.describe(directory, without_adapters(compact.module_form))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    return form, reason
+
+
 @dataclass(frozen=True)
 class _Writer:
     compact: CompactModel
@@ -132,6 +154,21 @@ class _Writer:
         self._write_common(directory, "per-layer", reason)
         known = is_transformers_model(plain) and _transformers_class(self.origin.architecture) is not None
         return "per-layer", reason, self._reload(directory) if known else None
+
+    def describe(self, directory: Path, plain: nn.Module) -> tuple[Form, str | None]:
+        """Write all but the weights into a directory; returns the form, and why it is not transformers' own."""
+        reason = self._why_not_transformers(plain)
+        form: Form = "transformers" if reason is None else "per-layer"
+        if reason is None:
+            config: Any = plain.config
+            config.dtype, config.architectures = str(plain.dtype).removeprefix("torch."), [type(plain).__name__]
+            with quietly():
+                config.save_pretrained(directory)
+            _write_generation_config(directory, plain)
+        else:
+            self._write_dense_config(directory, plain)
+        self._write_common(directory, form, reason)
+        return form, reason
 
     def write_graph(self, directory: Path) -> tuple[Form, str | None, float | None]:
         """Fill an empty directory with the graph form; returns the form, why it is that, and the difference."""
@@ -164,15 +201,15 @@ class _Writer:
         return misfit(plain)
 
     def _write_per_layer(self, directory: Path, plain: nn.Module) -> None:
-        tensors, _ = _plain_tensors(plain)
+        tensors, _ = plain_tensors(plain)
         save_file(_separate(tensors), directory / WEIGHTS, metadata={"format": "pt"})
         if is_transformers_model(plain):
-            config = {**self.origin.config.to_dict(), "dtype": str(plain.dtype).removeprefix("torch.")}  # type: ignore[union-attr]
-            _write_json(directory / DENSE_CONFIG, config)
-            generation: Any = getattr(plain, "generation_config", None)
-            if generation is not None:
-                with quietly():
-                    generation.save_pretrained(directory)
+            self._write_dense_config(directory, plain)
+
+    def _write_dense_config(self, directory: Path, plain: nn.Module) -> None:
+        config = {**self.origin.config.to_dict(), "dtype": str(plain.dtype).removeprefix("torch.")}  # type: ignore[union-attr]
+        _write_json(directory / DENSE_CONFIG, config)
+        _write_generation_config(directory, plain)
 
     def _write_common(self, directory: Path, form: Form, reason: str | None) -> None:
         about: dict[str, Any] = {
@@ -189,7 +226,7 @@ class _Writer:
             about[INPUTS] = {"args": describe_inputs(self.origin.args), "kwargs": describe_inputs(self.origin.kwargs)}
         if form == "per-layer":
             about["dense"] = None if adapter_layers(self.module) else self.compact.plan.model
-            about["aliases"] = _plain_tensors(self.module)[1]
+            about["aliases"] = plain_tensors(self.module)[1]
             about["config_sizes"] = self.origin.config_sizes
             about["sizes"] = self.origin.sizes
         _write_json(directory / ABOUT, about)
@@ -218,8 +255,8 @@ class _Writer:
     def _reload(self, directory: Path) -> float:
         """How far the model that is loaded from ``directory`` is from the one that was saved there."""
         loaded = load(directory).to(next(self.module.parameters()).device)
-        ours = _plain_tensors(self.module)[0]
-        for name, found in _plain_tensors(loaded)[0].items():
+        ours = plain_tensors(self.module)[0]
+        for name, found in plain_tensors(loaded)[0].items():
             kept = ours.get(name, found)
             # a buffer may be computed in a finer type than the one that the model was cast to
             if not torch.equal(kept, found.to(kept.dtype)):
@@ -283,13 +320,12 @@ def _from_pretrained(directory: Path, about: Mapping[str, Any]) -> nn.Module:
 
 
 def _from_layers(directory: Path, about: Mapping[str, Any], model: nn.Module | None) -> nn.Module:
-    file = directory / WEIGHTS
-    _check_safetensors(file)
+    tensors = _stored_tensors(directory)
     if (directory / DENSE_CONFIG).is_file() and model is None:
         module = _dense_on_meta(directory, about)
     elif model is not None:
         module = model
-        _add_biases(module, file)
+        _add_biases(module, tensors)
         if about["dense"] is not None and fingerprint(parameter_table(model)) != about["dense"]:
             raise PlanError(
                 f"{type(model).__name__} has other parameters than the dense {about['architecture']} that {directory} "
@@ -305,9 +341,7 @@ def _from_layers(directory: Path, about: Mapping[str, Any], model: nn.Module | N
     configs = configs_of(modules)
     for path, changes in about["config_sizes"].items():
         vars(configs[path]).update(changes)
-    with safe_open(file, framework="pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
-    _put_tensors(module, tensors, about["aliases"], file)
+    _put_tensors(module, tensors, about["aliases"], directory)
     if (directory / "generation_config.json").is_file():
         from transformers import GenerationConfig
 
@@ -324,7 +358,8 @@ def _from_graph(directory: Path, about: Mapping[str, Any], model: nn.Module | No
             "the dense module, gp.load(path, model=…); it may be on the meta device"
         )
     dense = _dense_on_meta(directory, about) if model is None else model
-    _add_biases(dense, directory / WEIGHTS)
+    with safe_open(directory / WEIGHTS, framework="pt") as stored:
+        _add_biases(dense, stored.keys())
     return read_graph(dense, read_plan(directory), about, directory / WEIGHTS)
 
 
@@ -340,10 +375,9 @@ def _dense_on_meta(directory: Path, about: Mapping[str, Any]) -> nn.Module:
         ) from error
 
 
-def _add_biases(dense: nn.Module, file: Path) -> None:
-    """Give layers the biases that the file has and they lack, as :func:`graphprune.compensate` did before the cut."""
-    with safe_open(file, framework="pt") as stored:
-        names = set(stored.keys())
+def _add_biases(dense: nn.Module, stored: Iterable[str]) -> None:
+    """Give layers the biases that are stored and they lack, as :func:`graphprune.compensate` did before the cut."""
+    names = set(stored)
     for path, child in dense.named_modules():
         if child._parameters.get("bias", child) is None and (f"{path}.bias" if path else "bias") in names:
             weight: Any = child.weight
@@ -356,7 +390,7 @@ def _set_sizes(modules: Mapping[str, nn.Module], sizes: Sizes) -> None:
             setattr(modules[path], name, tuple(value) if isinstance(value, Iterable) else value)
 
 
-def _put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], aliases: Mapping[str, str], file: Path) -> None:
+def _put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], aliases: Mapping[str, str], place: Path) -> None:
     """Put tensors in place of a module's own, and tie the aliases to them."""
     owners = {
         f"{path}.{name}" if path else name: (child, name)
@@ -366,7 +400,7 @@ def _put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], aliases: Mapp
     placed: dict[str, Tensor] = {}
     for name in [*tensors, *aliases]:
         if name not in owners:
-            raise FileFormatError(f"{file} holds {name}, which the model does not have: save the model again")
+            raise FileFormatError(f"{place} holds {name}, which the model does not have: save the model again")
         child, attribute = owners[name]
         old = getattr(child, attribute)
         tensor = placed[aliases[name]] if name in aliases else tensors[name]
@@ -379,7 +413,7 @@ def _put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], aliases: Mapp
         n for n, (child, attribute) in owners.items() if n not in placed and getattr(child, attribute) is not None
     ]
     if lacking:
-        raise FileFormatError(f"{file} lacks {lacking[0]}, which the model has: save the model again")
+        raise FileFormatError(f"{place} lacks {lacking[0]}, which the model has: save the model again")
 
 
 def _with_adapters(base: nn.Module, directory: Path, about: Mapping[str, Any]) -> nn.Module:
@@ -433,7 +467,7 @@ def _tuner_paths(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
         yield plain[id(base.get_base_layer())], layer
 
 
-def _plain_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+def plain_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The parameters and buffers of the model without adapters by their first names, and the other names they have."""
     first: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
@@ -511,16 +545,23 @@ def read_plan(path: str | Path) -> PruningPlan:
     return PruningPlan.load(Path(path) / PLAN)
 
 
-def _check_weights(directory: Path) -> None:
-    index = directory / f"{WEIGHTS}.index.json"
+def _check_weights(directory: Path) -> list[Path]:
+    """The files of the weights, whose headers can be read."""
+    index = directory / INDEX
     names = [WEIGHTS]
     if index.is_file():
-        weights = _read_object(index).get("weight_map")
-        if not isinstance(weights, dict):
-            raise FileFormatError(f"{index} has no object weight_map: save the model again")
-        names = sorted({str(name) for name in weights.values()})
+        names = sorted(set(read_index(index)["weight_map"].values()))
     for name in names:
         _check_safetensors(directory / name)
+    return [directory / name for name in names]
+
+
+def _stored_tensors(directory: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for file in _check_weights(directory):
+        with safe_open(file, framework="pt") as stored:
+            tensors |= {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
+    return tensors
 
 
 def _check_safetensors(file: Path) -> None:
@@ -540,6 +581,13 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FileFormatError(f"{file} is not a JSON object: save the model again")
     return content
+
+
+def _write_generation_config(directory: Path, plain: nn.Module) -> None:
+    generation: Any = getattr(plain, "generation_config", None)
+    if generation is not None:
+        with quietly():
+            generation.save_pretrained(directory)
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
