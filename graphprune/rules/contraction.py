@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import fx
 
 from ..axes import ONE, Axis
+from ..axes import product as flattened
 from .pointwise import pointwise
 from .registry import Call, Dims, Result, axis_rule, dim_index, operator_name
 
@@ -79,6 +80,15 @@ def matmul(call: Call) -> Result:
     return matrix_product(call, a, b)
 
 
+@axis_rule("linalg_multi_dot")
+def multi_dot(call: Call) -> Result:
+    """``i j, j k, k l, … -> i l``"""
+    first, *others = call.tensors()
+    for other in others:
+        first = matrix_product(call, first, other)
+    return first
+
+
 @axis_rule("addmm", "baddbmm", "addmv", "addbmm")
 def addmm(call: Call) -> Result:
     """``x + a @ b``"""
@@ -95,6 +105,19 @@ def outer(call: Call) -> Result:
     """``i, j -> i j``"""
     a, b = call.tensors()
     return contract(call, [(a, "i"), (b, "j")], "ij")
+
+
+@axis_rule("kron")
+def kron(call: Call) -> Result:
+    """``a b, c d -> (a c) (b d)``"""
+    x, y = call.tensors()
+    rank = max(len(x), len(y))
+    left, right = (Dims((ONE,) * (rank - len(z)) + z.axes, (True,) * (rank - len(z)) + z.zero) for z in (x, y))
+    axes, zero = [], []
+    for (a, one), (b, other) in zip(left, right, strict=True):
+        axes.append(call.bounded(flattened(a, b)))
+        zero.append((one or a.size == 1) and (other or b.size == 1))
+    return Dims(tuple(axes), tuple(zero))
 
 
 @axis_rule("inner")

@@ -116,6 +116,12 @@ def window(call: Call) -> Result:
     return (result, Dims(axes, (False,) * len(x))) if isinstance(value, (tuple, list)) else result
 
 
+@axis_rule("affine_grid_generator")
+def affine_grid(call: Call) -> Result:
+    """``n 2 3 -> n h w 2``: the numbers of an affine map are taken one by one, so everything is frozen."""
+    return call.opaque("it says where a grid is sampled")
+
+
 @axis_rule("pixel_shuffle")
 def pixel_shuffle(call: Call) -> Result:
     """``n (c r r) h w -> n c (h r) (w r)``"""

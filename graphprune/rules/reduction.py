@@ -142,7 +142,65 @@ def topk(call: Call) -> Result:
     return never_zero((x.replace(dim, best, False),) * 2)
 
 
-@axis_rule("renorm", "cosine_similarity", "pairwise_distance", "cdist", "linalg_cross", "cross")
+@axis_rule("cosine_similarity")
+def cosine_similarity(call: Call) -> Result:
+    """``... a, ... a -> ...``, the sums of products and of squares over a; zero where one of the vectors is."""
+    x, y = call.tensor("x1"), call.tensor("x2")
+    both = pointwise(call, [x, y], all)
+    gone = dim_index(call["dim"], len(both))
+    call.summed(both.axes[gone], both.zero[gone], "cosine_similarity")
+    return pointwise(call, [x, y], any).take(dim for dim in range(len(both)) if dim != gone)
+
+
+@axis_rule("cdist")
+def distances(call: Call) -> Result:
+    """``... i a, ... j a -> ... i j``: where both are zero they do not differ."""
+    x, y = call.tensor("x1"), call.tensor("x2")
+    batch = pointwise(call, [x.take(range(len(x) - 2)), y.take(range(len(y) - 2))], lambda flags: False)
+    features = pointwise(call, [x.take([len(x) - 1]), y.take([len(y) - 1])], all)
+    call.summed(features.axes[0], features.zero[0], "cdist")
+    return Dims((*batch.axes, x.axes[-2], y.axes[-2]), (False,) * (len(batch) + 2))
+
+
+@axis_rule("renorm", "pairwise_distance", "linalg_cross", "cross")
 def compared(call: Call) -> Result:
-    """Composite comparisons without a finer rule."""
+    """Composite comparisons without a finer rule; a distance of pairs adds its epsilon to every position."""
     return call.opaque(f"{call.node.target} compares its positions")
+
+
+@axis_rule(
+    "det",
+    "logdet",
+    "slogdet",
+    "inverse",
+    "pinverse",
+    "matrix_exp",
+    "matrix_power",
+    "cholesky_inverse",
+    "cholesky_solve",
+    "svd",
+    "linalg_det",
+    "linalg_slogdet",
+    "linalg_inv",
+    "linalg_inv_ex",
+    "linalg_pinv",
+    "linalg_matrix_exp",
+    "linalg_matrix_power",
+    "linalg_matrix_rank",
+    "linalg_matrix_norm",
+    "linalg_cholesky",
+    "linalg_cholesky_ex",
+    "linalg_qr",
+    "linalg_svd",
+    "linalg_svdvals",
+    "linalg_eig",
+    "linalg_eigh",
+    "linalg_eigvalsh",
+    "linalg_lu",
+    "linalg_lu_factor",
+    "linalg_solve",
+    "linalg_solve_triangular",
+)
+def whole_matrix(call: Call) -> Result:
+    """Determinants, inverses and factors of matrices: a zero row changes all of them, so everything is frozen."""
+    return call.opaque(f"{call.node.target} takes its matrix as a whole")

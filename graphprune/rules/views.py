@@ -313,6 +313,15 @@ def joined(call: Call, operands: Sequence[Dims], dim: int) -> Dims:
     return Dims(tuple(axes), tuple(zero))
 
 
+@axis_rule("block_diag")
+def block_diag(call: Call) -> Result:
+    """``a b, c d -> (a + c) (b + d)``, zero between the blocks."""
+    blocks = [Dims((ONE,) * (2 - len(x)) + x.axes, (False,) * (2 - len(x)) + x.zero) for x in call.tensors()]
+    axes = [call.bounded(concat(*(block.axes[dim] for block in blocks))) for dim in range(2)]
+    zero = [all(block.zero[dim] or block.axes[dim].size == 1 for block in blocks) for dim in range(2)]
+    return Dims(tuple(axes), tuple(zero))
+
+
 @axis_rule("stack")
 def stack(call: Call) -> Result:
     """``b, …, b -> a b``: a counts the tensors, so it is frozen."""

@@ -324,3 +324,16 @@ def test_integers_among_the_buffers() -> None:
     report = rewritten(gp.trace(Shuffled(), torch.ones(4, 3))).report
     assert report is not None
     assert report.dtype == "float64"
+
+
+def test_a_condition_is_checked_too() -> None:
+    class Either(Two):
+        def forward(self, x: Tensor) -> Tensor:
+            branches = (lambda a, b: a.relu() + b, lambda a, b: a * b.tanh())
+            return self.down(torch.cond(x.sum() > 0, *branches, (self.up(x), self.other(x))))  # type: ignore[no-any-return]
+
+    traced = gp.trace(Either(torch.add), (torch.ones(4, 3),))
+    compact = gp.rewrite(traced, random_plan(traced, half=True))
+    assert compact.module_form is not None
+    assert compact.report is not None
+    assert compact.report.dtype == "float64"

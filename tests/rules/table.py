@@ -28,6 +28,27 @@ def h(p: Small, x: Tensor) -> Tensor:
     return (x @ p.up) * 0.2
 
 
+WHOLE = (
+    "det logdet slogdet inverse pinverse matrix_exp matrix_power cholesky_inverse cholesky_solve svd linalg_det "
+    "linalg_slogdet linalg_inv linalg_inv_ex linalg_pinv linalg_matrix_exp linalg_matrix_power linalg_matrix_rank "
+    "linalg_matrix_norm linalg_cholesky linalg_cholesky_ex linalg_qr linalg_svd linalg_svdvals linalg_eig linalg_eigh "
+    "linalg_eigvalsh linalg_lu linalg_lu_factor linalg_solve linalg_solve_triangular"
+)
+"""Operators that take a matrix as a whole."""
+
+
+def _whole(name: str, square: Tensor) -> Tensor:
+    """The sum of what one of them gives."""
+    second: dict[str, tuple[Any, ...]] = {
+        **dict.fromkeys(["matrix_power", "linalg_matrix_power"], (2,)),
+        **dict.fromkeys(["cholesky_solve", "linalg_solve"], (square,)),
+    }
+    options = {"upper": False} if name == "linalg_solve_triangular" else {}
+    given = [square, square] if options else [square, *second.get(name, ())]
+    found = getattr(aten, name)(*given, **options)
+    return total([each.abs().sum() for each in (found if isinstance(found, (tuple, list)) else [found])])
+
+
 def total(parts: list[Tensor]) -> Tensor:
     return reduce(operator.add, parts)
 
@@ -365,6 +386,29 @@ POINTWISE: list[Case] = [
 # --- contractions -----------------------------------------------------------------------------------------------------
 
 CONTRACTIONS: list[Case] = [
+    case(
+        "kron",
+        lambda p, x: x @ torch.kron(p.up, p.other) @ p.down,
+        cut="up:1 other:1",
+        up="3 a",
+        other="1 b",
+        down="a*b 2",
+    ),
+    case(
+        "kron",
+        lambda p, x: torch.kron(x @ p.up, p.other.exp()).sum(-1),
+        frozen={"up:1": f"sum {NOT_ZERO}", "other:0": f"sum {NOT_ZERO}"},
+        up="3 a",
+        other="b",
+    ),
+    case(
+        "linalg_multi_dot",
+        lambda p, x: torch.linalg.multi_dot([x, p.up, p.middle, p.down]),
+        cut="up:1 middle:1",
+        up="3 a",
+        middle="a b",
+        down="b 2",
+    ),
     case(
         "inner tensordot",
         lambda p, x: (
@@ -726,6 +770,23 @@ VIEWS: list[Case] = [
         last="b 2",
     ),
     case("cat", lambda p, x: (torch.cat([x @ p.up, 1 - x @ p.up], -1)).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case(
+        "block_diag",
+        lambda p, x: (x @ p.up) @ torch.block_diag(p.one, p.row, p.two) @ p.down,
+        cut="up:1 one:0 one:1 row:0 two:0 two:1",
+        up="3 a+1+b",
+        one="a c",
+        row="d",
+        two="b e",
+        down="c+d+e 2",
+    ),
+    case(
+        "block_diag",
+        lambda p, x: torch.block_diag(p.one, p.two.exp()).sum(0)[0] + x,
+        frozen={"one:0": f"sum {NOT_ZERO}", "two:0": f"sum {NOT_ZERO}"},
+        one="a c",
+        two="b e",
+    ),
     case(
         "stack",
         lambda p, x: torch.stack([x @ p.up, (x @ p.other).exp()], 1).sum(1) @ p.down,
@@ -1113,11 +1174,9 @@ REDUCTIONS: list[Case] = [
         down="b 2",
     ),
     case(
-        "renorm cosine_similarity pairwise_distance cdist linalg_cross cross",
+        "renorm pairwise_distance linalg_cross cross",
         lambda p, x: (
-            F.cosine_similarity(p.up, p.up).sum()
-            + F.pairwise_distance(p.up, p.up).sum()
-            + torch.cdist(p.up, p.up).sum()
+            F.pairwise_distance(p.up, p.up).sum()
             + p.up.renorm(2, 0, 1.0).sum()
             + torch.linalg.cross(p.three, p.three).sum()
             + aten.cross(p.three, p.three, 1).sum()
@@ -1130,6 +1189,45 @@ REDUCTIONS: list[Case] = [
         },
         up="a b",
         three="c 3",
+    ),
+    case(
+        "cosine_similarity",
+        lambda p, x: F.cosine_similarity((x @ p.up)[:, None], p.other, dim=-1) @ p.down,
+        cut="up:1 other:0 down:0",
+        up="3 a",
+        other="b a",
+        down="b 2",
+    ),
+    case(
+        "cosine_similarity",
+        lambda p, x: F.cosine_similarity((x @ p.up).exp(), p.other, dim=-1),
+        frozen={"up:1": f"cosine_similarity {NOT_ZERO}"},
+        up="3 a",
+        other="a",
+    ),
+    case(
+        "cdist",
+        lambda p, x: torch.cdist(x @ p.up, p.other) @ p.down + torch.cdist(x @ p.up, p.other, p=1.0) @ p.down,
+        cut="up:1 other:0 down:0",
+        up="3 a",
+        other="b a",
+        down="b 2",
+    ),
+    case(
+        "cdist",
+        lambda p, x: torch.cdist(x @ p.up, p.other).sum(-1) + torch.cdist((x @ p.two).cos(), p.third).sum(-1),
+        frozen={"other:0": f"sum {NOT_ZERO}", "two:1": f"cdist {NOT_ZERO}"},
+        up="3 a",
+        other="b a",
+        two="3 c",
+        third="4 c",
+    ),
+    case(
+        WHOLE,
+        lambda p, x: total([_whole(name, p.up @ p.up.T + torch.eye(p.a).double()) for name in WHOLE.split()]) + x,
+        cut="up:1",
+        frozen={"up:0": "takes its matrix as a whole"},
+        up="a b",
     ),
 ]
 
@@ -1916,6 +2014,12 @@ CONVOLUTIONS: list[Case] = [
         up="a 3 1 1",
         down="a 2",
         inputs=IMAGE,
+    ),
+    case(
+        "affine_grid_generator",
+        lambda p, x: F.affine_grid(p.theta, [2, 1, 3, 3], align_corners=False) * x.sum(),
+        frozen={"theta:0": "where a grid is sampled", "theta:2": "where a grid is sampled"},
+        theta="2 2 3",
     ),
     case(
         "grid_sampler",
