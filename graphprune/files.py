@@ -65,6 +65,37 @@ def new_directory(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
+def resumed_directory(path: Path | str, key: str, *, finished: str) -> Iterator[Path]:
+    """As :func:`new_directory`, for work of hours: what an earlier block with the same ``key`` has finished is there.
+
+    When the block fails, the temporary directory stays if it holds a file that the pattern ``finished`` fits.
+
+    Raises:
+        OutputExistsError: if ``path`` exists, before the block or by its end.
+        DiskFullError: if the disk is full; says what is kept.
+    """
+    path = Path(path).absolute()
+    refuse_existing(path)
+    temporary = path.with_name(f".{path.name}.{key}.tmp")
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        refuse_existing(path)
+        os.replace(temporary, path)
+    except BaseException as error:
+        kept = any(temporary.glob(finished))
+        if not kept:
+            _remove(temporary)
+        if isinstance(error, Exception) and is_disk_full(error):
+            rest = f"; what is finished is kept in {temporary}, and the next run goes on from there" if kept else ""
+            raise DiskFullError(
+                f"The disk that holds {path.parent} is full, so {path.name} was not written: free some space there, "
+                f"and run again{rest}."
+            ) from error
+        raise
+
+
+@contextmanager
 def new_file(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, for the block to write a file there; it becomes ``path`` at the end.
 

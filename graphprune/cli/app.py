@@ -389,11 +389,26 @@ def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json that prune wrote.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that the plan was made for.")],
     output: Output,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="An adapter of the model, which peft wrote, to be cut with it.")
+    ] = None,
+    by_shard: Annotated[
+        bool | None,
+        typer.Option(
+            "--by-shard/--in-memory",
+            help="Cut the files one by one, in hardly any memory; or load the model and verify the result. "
+            "Without either, what the memory allows.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Cut a model to what a saved plan keeps, verify the result and save it."""
+    """Cut a model to what a saved plan keeps, verify the result and save it.
+
+    A model that is too large for the memory is cut file by file; the same command goes on where one was interrupted.
+    """
     from .apply import apply as run
 
-    run(plan, model, output)
+    run(plan, model, output, adapter=adapter, by_shard=by_shard)
 
 
 def main() -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError
 from ..files import refuse_existing
 from ..plan import PruningPlan
-from .console import show, stage
+from .console import say, show, stage
 
 if TYPE_CHECKING:
     from ..compact import CompactModel
 
 
-def apply(plan_file: Path, model: str, output: Path) -> None:
-    """Cut the model, verify the result, and save it to a new directory.
+def apply(
+    plan_file: Path, model: str, output: Path, *, adapter: Path | None = None, by_shard: bool | None = None
+) -> None:
+    """Cut a model to a plan, in the types that its weights are stored in, and save it to a new directory.
+
+    A model that fits into memory, as often as verification needs it, is loaded, cut and verified. A larger one is cut
+    in its files, shard by shard, which an interrupted run goes on with; ``by_shard`` asks for one or the other.
 
     Raises:
         OutputExistsError: ``output`` exists.
@@ -23,36 +29,90 @@ def apply(plan_file: Path, model: str, output: Path) -> None:
         SourceError: there is no such model.
         PlanError: the plan was made for another model.
         VerificationError: the compact model does not compute what the masked model computes.
+        DiskFullError: the disk is full.
     """
     refuse_existing(output)
     plan = PruningPlan.load(plan_file)
 
-    from ..pipeline import rewrite, trace
-    from ..program import fingerprint, parameter_table
-    from ..selection import removed_share
-    from .inspect import model_on_meta
-    from .models import is_compact, open_model
+    from ..export.checkpoint import trace_checkpoint
+    from ..sources.adapter import find_base, is_adapter
+    from ..sources.model import find_model
+    from .models import is_compact
 
-    if not is_compact(Path(model).expanduser()):
-        plan.check_model(fingerprint(parameter_table(model_on_meta(model))))  # before any weight is read
+    path = Path(model).expanduser()
+    if adapter is None and is_adapter(path):
+        adapter, model = path, str(find_base(path, weights=False))
+        path = Path(model)
+    if is_compact(path) or path.suffix == ".onnx":
+        if by_shard or adapter is not None:
+            raise SourceError(
+                f"{model} was cut before, and is cut again as a whole: leave out --by-shard and --adapter."
+            )
+        _in_memory(plan, model, None, output)
+        return
+    # without weights first: a plan for another model shows before they are downloaded or read
+    with stage("trace without weights"):
+        traced, carried = trace_checkpoint(plan, find_model(model, weights=False), adapter)
+    if by_shard or (by_shard is None and not _fits(traced.parameter_count)):
+        _by_shard(plan, find_model(model), adapter, output)
+    else:
+        _in_memory(carried, model, adapter, output)
+
+
+def _fits(parameters: int) -> bool:
+    """Whether verification has the memory that it needs for a model: half of what is free for three copies of it."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return 3 * 8 * parameters < free / 2
+
+
+def _in_memory(plan: PruningPlan, model: str, adapter: Path | None, output: Path) -> None:
+    from ..pipeline import rewrite, trace
+    from ..selection import removed_share
+    from ..sources.adapter import put_on, tokenizer_place
+    from .models import open_model
+
     with stage(f"load {model}"):
-        opened = open_model(model)
+        opened = open_model(model, dtype="auto")
     if opened.module is None:
         raise SourceError(f"{model} is an ONNX file, and a plan is applied to a model directory: name that.")
     with stage("trace"):
-        traced = trace(opened.module)
+        traced = trace(opened.module if adapter is None else put_on(opened.module, adapter))
     with stage("rewrite and verify"):
         compact = rewrite(traced, plan)
         share = removed_share(traced, plan, of="prunable")
-    save_and_tell(compact, output, tokenizer_or_none(opened), of_prunable=share)
+    place = opened.directory if adapter is None else tokenizer_place(adapter, opened.directory)
+    save_and_tell(compact, output, tokenizer_or_none(place), of_prunable=share)
 
 
-def tokenizer_or_none(opened: Any) -> Any:
-    """The tokenizer beside a model, where there is one."""
-    from .models import tokenizer_of
+def _by_shard(plan: PruningPlan, source: Path, adapter: Path | None, output: Path) -> None:
+    from ..export.checkpoint import rewrite_checkpoint
+    from ..sources.adapter import tokenizer_place
+
+    def progress(done: int, total: int, name: str) -> None:
+        say(f"  {done + 1} of {total}: {name}")
+
+    with stage(f"cut the files of {source}"):
+        place = source if adapter is None else tokenizer_place(adapter, source)
+        report = rewrite_checkpoint(
+            plan, source, output, adapter=adapter, tokenizer=tokenizer_or_none(place), progress=progress
+        )
+    share = 1 - report.parameters / report.dense_parameters
+    kept = f", {report.resumed} of them by an earlier run" if report.resumed else ""
+    show(
+        f"{report.dense_parameters:,} → {report.parameters:,} parameters: {share:.1%} removed; {report.files} files "
+        f"written{kept}; shapes were checked, values were not compared"
+    )
+    if report.left_out:
+        show(f"left out, as transformers does: {', '.join(report.left_out[:3])}{' …' * (len(report.left_out) > 3)}")
+    tell_how_to_load(output, report.form, report.reason)
+
+
+def tokenizer_or_none(directory: Path) -> Any:
+    """The tokenizer in the directory of a model, where there is one."""
+    from ..sources.model import tokenizer_in
 
     try:
-        return tokenizer_of(opened)
+        return tokenizer_in(directory)
     except SourceError:
         return None
 
@@ -62,7 +122,7 @@ def save_and_tell(compact: CompactModel, output: Path, tokenizer: Any, *, of_pru
 
     ``of_prunable`` is the share that is gone of the parameters that could go.
     """
-    from ..export.directory import ADAPTER, save
+    from ..export.directory import save
 
     with stage(f"save to {output}"):
         saved = save(compact, output, tokenizer)
@@ -70,12 +130,25 @@ def save_and_tell(compact: CompactModel, output: Path, tokenizer: Any, *, of_pru
         f"{compact.dense_parameters:,} → {compact.parameter_count:,} parameters: {compact.ratio:.1%} removed, "
         f"{of_prunable:.1%} of what could be; {checked(compact)}"
     )
-    if saved.form == "transformers":
+    tell_how_to_load(output, saved.form, saved.reason)
+
+
+def tell_how_to_load(output: Path, form: str, reason: str | None) -> None:
+    """Say what loads a directory that was written, and what its form can't do."""
+    from ..export.directory import ADAPTER
+
+    adapted = (output / ADAPTER).is_dir()
+    if form == "transformers":
         show(f"{output}: load it with AutoModelForCausalLM.from_pretrained({str(output)!r})")
-        if (output / ADAPTER).is_dir():
-            show(f"{output / ADAPTER}: its adapter, to put on it with PeftModel.from_pretrained")
+    elif form == "remote-code":
+        show(
+            f"{output}: load it with AutoModelForCausalLM.from_pretrained({str(output)!r}, trust_remote_code=True); "
+            f"without its code transformers can't: {reason}"
+        )
     else:
-        show(f"{output}: load it with graphprune.load({str(output)!r}); transformers alone can't: {saved.reason}")
+        show(f"{output}: load it with graphprune.load({str(output)!r}); transformers alone can't: {reason}")
+    if adapted and form != "per-layer":
+        show(f"{output / ADAPTER}: its adapter, to put on it with PeftModel.from_pretrained")
 
 
 def checked(compact: CompactModel) -> str:

@@ -100,12 +100,10 @@ def model_on_meta(model: str, *, lora: bool = False) -> Any:
     Raises:
         SourceError: there is no such model, or it can't be made.
     """
-    import torch
-    import transformers
-
     from ..export.directory import ADAPTER, load
     from ..sources.adapter import find_base, is_adapter, put_on
     from ..sources.model import find_model
+    from ..sources.model import model_on_meta as on_meta
     from .models import is_compact
 
     path = Path(model).expanduser()
@@ -113,18 +111,7 @@ def model_on_meta(model: str, *, lora: bool = False) -> Any:
         return put_on(model_on_meta(str(find_base(path, weights=False))), path)
     if is_compact(path) and (not (path / "config.json").is_file() or (path / ADAPTER).is_dir()):
         return _adapted(load(path), lora)  # layers of different sizes, or adapters: config.json does not tell
-    directory = find_model(model, weights=False)
-    try:
-        config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-        name = (getattr(config, "architectures", None) or ["AutoModelForCausalLM"])[0]
-        architecture: Any = getattr(transformers, name, transformers.AutoModelForCausalLM)
-        with torch.device("meta"):
-            module = architecture._from_config(config) if hasattr(architecture, "_from_config") else None
-            module = architecture.from_config(config) if module is None else module
-    except Exception as error:  # whatever a configuration or a constructor finds wrong; nothing large is in memory
-        reason = " ".join(str(error).split()).rstrip(".:") or type(error).__name__
-        raise SourceError(f"The model in {directory} can't be made from its config.json: {reason}.") from error
-    return _adapted(module.eval(), lora)
+    return _adapted(on_meta(find_model(model, weights=False)), lora)
 
 
 def _adapted(module: Any, lora: bool) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,8 +38,10 @@ def is_compact(directory: Path) -> bool:
     return (directory / ABOUT).is_file()
 
 
-def open_model(name: str) -> Opened:
+def open_model(name: str, *, dtype: torch.dtype | Literal["auto"] = torch.float32) -> Opened:
     """The model in a directory, of a name on the hub, or in an ONNX file; of an adapter with the model that it is for.
+
+    ``dtype`` is what plain weights are loaded as, ``"auto"`` the types that they are stored in.
 
     Raises:
         SourceError: there is no such model.
@@ -55,7 +57,7 @@ def open_model(name: str) -> Opened:
         directory, module, stored = tokenizer_place(path, base), put_on(load_weights(base), path), [path, base]
     else:
         directory = find_model(name)
-        module, stored = load_weights(directory), [directory]
+        module, stored = load_weights(directory, dtype=dtype), [directory]
     weights = {file for each in stored for file in each.rglob("*.safetensors")}
     return Opened(
         name=Path(name).name or name,

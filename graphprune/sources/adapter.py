@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from ..errors import FileFormatError, SourceError
+from ..files import check_safetensors
 from ..quiet import first_line, quietly
 from .model import find_model, load_weights, tokenizer_in
 
@@ -108,3 +110,35 @@ def put_on(model: Any, directory: Path) -> Any:
     for name in sorted(name for name in found - expected if ".lora_" in name):
         raise SourceError(f"{refused}: there is no place for its {name}, so it was trained on another model.")
     return adapted.eval()
+
+
+def stored_values(model: Any, directory: Path) -> dict[str, Tensor]:
+    """The values of an adapter in a directory, by the names that they have in a model that :func:`put_on` put it on.
+
+    Raises:
+        SourceError: it is for a model of other layers.
+        FileFormatError: the file is truncated or corrupt.
+    """
+    from peft import get_peft_model_state_dict
+
+    file = directory / WEIGHTS
+    if not file.is_file():
+        raise SourceError(f"There is no {WEIGHTS} in {directory}: save the adapter as safetensors.")
+    check_safetensors(file)
+    state = model.state_dict()
+    names = list(state)
+    # peft's own names for them, found by numbers in place of the tensors
+    numbers = {name: torch.tensor(number) for number, name in enumerate(names)}
+    stored_as = get_peft_model_state_dict(model, state_dict=numbers, save_embedding_layers=False)
+    values: dict[str, Tensor] = {}
+    with safe_open(file, framework="pt") as stored:
+        found = set(stored.keys())
+        for key, number in stored_as.items():
+            name = names[int(number)]
+            if key not in found or tuple(stored.get_slice(key).get_shape()) != tuple(state[name].shape):
+                raise SourceError(
+                    f"The adapter in {directory} has no {key} of shape {list(state[name].shape)}: it was trained on "
+                    "another model."
+                )
+            values[name] = stored.get_tensor(key)
+    return values

