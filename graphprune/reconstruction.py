@@ -10,7 +10,7 @@ arXiv 2301.00774, equation 2, with ridge regression)::
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -56,21 +56,30 @@ def reconstruct(
     masks = parameter_masks(traced.inference, plan.keep(traced))
     known = matrices(traced)
     work: dict[Gate, Tensor] = {}
-    for gate in find_gates(traced):
+    for gate in gates_of_matrices(traced):
         kept = masks.get(gate.parameter, {gate.weight_dim: None})[gate.weight_dim]
-        alone = not traced.table[gate.parameter].aliases
-        if gate.at_input and kept is not None and alone and known[gate.parameter].weight.ndim == 2:
+        if kept is not None:
             work[gate] = kept
     module = shared_copy(traced.module)
     batches = list(data)
     for gates in _rounds(work):
         for gate, moments in second_moments(traced.module, gates, batches).items():
             matrix = known[gate.parameter]
-            update = least_squares(matrix, gate.weight_dim, moments, work[gate], ridge)
+            update = least_squares(matrix, gate.weight_dim, moments, work[gate], ~work[gate], ridge)
             path, _, attribute = gate.parameter.rpartition(".")
             changed = nn.Parameter(matrix.weight.detach() + update.to(matrix.weight), matrix.weight.requires_grad)
             module.get_submodule(path).register_parameter(attribute, changed)
     return changed_model(traced, module, plan, reconstructed=True)
+
+
+def gates_of_matrices(traced: TracedModel) -> tuple[Gate, ...]:
+    """Where units go into a weight that can make up for them: a matrix that nothing else uses."""
+    known = matrices(traced)
+    return tuple(
+        gate
+        for gate in find_gates(traced)
+        if gate.at_input and not traced.table[gate.parameter].aliases and known[gate.parameter].weight.ndim == 2
+    )
 
 
 def second_moments(module: nn.Module, gates: Iterable[Gate], batches: Iterable[Any]) -> dict[Gate, Tensor]:
@@ -80,38 +89,45 @@ def second_moments(module: nn.Module, gates: Iterable[Gate], batches: Iterable[A
         ScoreError: there is no batch.
     """
     moments: dict[Gate, Tensor] = {}
-
-    def watch(gate: Gate) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            x = next(each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
-            rows = x.detach().movedim(gate.dim, -1).reshape(-1, x.shape[gate.dim]).float()
-            product = rows.T @ rows
-            moments[gate] = moments[gate].add_(product) if gate in moments else product
-
-        return hook
-
-    with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(evaluation_mode(module))
-        for gate in gates:
-            handle = module.get_submodule(gate.module).register_forward_pre_hook(watch(gate), with_kwargs=True)
-            stack.callback(handle.remove)
+    with evaluation_mode(module), torch.no_grad(), adding_moments(module, gates, moments):
         for batch in at_least_one(batches, "reconstruct"):
             run(module, batch)
     return moments
 
 
-def least_squares(matrix: Matrix, dim: int, moments: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """What is added to a weight whose inputs, in ``dim``, are cut to those that are ``kept``; zero at the others."""
+@contextmanager
+def adding_moments(module: nn.Module, gates: Iterable[Gate], moments: dict[Gate, Tensor]) -> Iterator[None]:
+    """Within the context the second moments of the inputs that come to gates are added to ``moments``."""
+
+    def watch(gate: Gate) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            x = next(each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
+            rows = x.detach().movedim(gate.dim, -1).reshape(-1, x.shape[gate.dim]).float()
+            with torch.autocast(x.device.type, enabled=False):
+                product = rows.T @ rows
+            moments[gate] = moments[gate].add_(product) if gate in moments else product
+
+        return hook
+
+    with ExitStack() as stack:
+        for gate in gates:
+            handle = module.get_submodule(gate.module).register_forward_pre_hook(watch(gate), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def least_squares(matrix: Matrix, dim: int, moments: Tensor, kept: Tensor, goes: Tensor, ridge: float) -> Tensor:
+    """What is added to a weight whose inputs that are ``kept``, in ``dim``, make up for those that go; else zero."""
     weight = matrix.effective(slice(None)).double().movedim(dim, 1)
-    stays, goes = kept.nonzero().flatten().to(weight.device), (~kept).nonzero().flatten().to(weight.device)
+    stays, leaves = (mask.nonzero().flatten().to(weight.device) for mask in (kept, goes))
     second = moments.double()
     inner = second[stays][:, stays]
     diagonal = inner.diagonal()
     # an input that is always zero has no moment to regularise with
     least = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny) * 1e-6
-    inner = inner + torch.diag(ridge * diagonal + least)
+    factor = torch.linalg.cholesky(inner + torch.diag(ridge * diagonal + least))
     update = torch.zeros_like(weight)
-    update[:, stays] = torch.linalg.solve(inner, second[stays][:, goes] @ weight[:, goes].T).T
+    update[:, stays] = torch.cholesky_solve(second[stays][:, leaves] @ weight[:, leaves].T, factor).T
     return update.movedim(1, dim)
 
 

@@ -6,6 +6,8 @@
                              plan.json             what is kept so far
                              scores.safetensors    the moving average of the scores, by group
                              cut.json              what is left of a model that is cut while it is trained
+                             moments.safetensors   with ``make_up="weights"``: the second moments of inputs, and the
+                             weights.safetensors   base weights that have changed
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import TrainerState
 
 from ..errors import FileFormatError, TrainingError
@@ -50,6 +53,10 @@ def save_state(pruner: Pruner, checkpoint: Path) -> None:
         if pruner.scores is not None:
             tensors = {name: value.contiguous() for name, value in pruner.scores.items()}
             save_file(tensors, directory / "scores.safetensors", metadata={"criterion": pruner.scores.criterion})
+        if pruner.making_up is not None:
+            for name, tensors in (("moments", pruner.making_up.moments), ("weights", pruner.making_up.weights())):
+                contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+                save_file(contiguous, directory / f"{name}.safetensors", metadata={"format": "pt"})
 
 
 def restore_state(pruner: Pruner, checkpoint: Path, optimizer: Any = None) -> None:
@@ -73,6 +80,9 @@ def restore_state(pruner: Pruner, checkpoint: Path, optimizer: Any = None) -> No
     pruner.restore(plan, _read_scores(directory / "scores.safetensors"))
     if (directory / "cut.json").exists():
         pruner.cut(PruningPlan.load(directory / "cut.json"), optimizer)
+    if pruner.making_up is not None:
+        moments, weights = (_read_tensors(directory / f"{name}.safetensors")[0] for name in ("moments", "weights"))
+        pruner.making_up.restore(moments, weights)
 
 
 def check_same_settings(earlier: PruneConfig, now: PruneConfig, where: Path) -> None:
@@ -141,9 +151,14 @@ def check_readable(checkpoint: Path) -> None:
 def _read_scores(path: Path) -> Scores | None:
     if not path.exists():
         return None  # saved before units were scored for the first time
+    tensors, metadata = _read_tensors(path)
+    return Scores(metadata.get("criterion", ""), tensors)
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, and what it says of them."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            return Scores((file.metadata() or {}).get("criterion", ""), tensors)
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - it is no mapping
     except (SafetensorError, OSError) as error:
-        raise FileFormatError(f"the scores {path} can't be read: {error}") from error
+        raise FileFormatError(f"{path} can't be read: {error}") from error

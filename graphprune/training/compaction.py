@@ -143,7 +143,7 @@ class Compaction:
             cut_tensors(module, masks, None)
             self._set_sizes(module, plan)
             reports.append(check_against(reference, self.traced.program, module))
-        small = trace(module, self.traced.args, self.traced.kwargs)
+        small = trace(module, self.traced.args, self.traced.kwargs, by_example=self.traced.by_example)
         compact = rewrite(small, PruningPlan(small.fingerprint, {}), **options)
         dense = self._dense_traced()
         if options.get("adapters") == "merge":

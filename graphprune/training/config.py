@@ -19,8 +19,8 @@ from ..selection import Form
 Precision = Literal["fp32", "bf16"]
 
 MakeUp = Literal["none", "bias", "weights"]
-"""What makes up for removed units after pruning at once: nothing, biases (:func:`graphprune.compensate`), or the
-weights that stay (:func:`graphprune.reconstruct`)."""
+"""What makes up for removed units: nothing, biases (:func:`graphprune.compensate`, after pruning at once only), or the
+weights that stay (:func:`graphprune.reconstruct`; while training at each pruning)."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class PruneConfig:
     what only the graph form can cut is left whole.
 
     ``criterion_options`` are those of the criterion, such as ``{"order": "second"}`` of ``taylor``; what is a setting
-    of its own (``variant``, ``seed``) is not among them. ``make_up`` says what makes up for removed units where the
-    model is pruned at once; training does that by itself.
+    of its own (``variant``, ``seed``) is not among them. ``make_up`` says what makes up for removed units beside
+    training: with ``"weights"`` base weights change too, and a checkpoint holds them.
 
     ``schedule``, ``warmup`` and ``cooldown`` (shares of the training) give the ratio at each time; every ``interval``
     optimiser steps units are scored, and ``decay`` is the weight of the earlier scores in their moving average.

@@ -3,7 +3,8 @@
 1. With the gradients of a step present, every few steps, units are scored (never with a gradient of a base weight).
 2. The scores go into a moving average (LoRAPrune, section 3.3).
 3. The plan for the ratio that the schedule gives is made within the plan before: what is pruned stays pruned.
-4. Pruned slices become zero in place, in base weights and adapters, and in trainable parameters again after every step
+4. With ``make_up="weights"`` the base weights that stay make up for what goes.
+5. Pruned slices become zero in place, in base weights and adapters, and in trainable parameters again after every step
    of the optimiser, whose momentum would move them.
 """
 
@@ -32,6 +33,7 @@ from ..selection import removed_share, select
 from ..traced import TracedModel
 from .compaction import Compaction
 from .config import PruneConfig
+from .making_up import MakingUp
 from .masking import Slice, masks_of, removed_slices, zero
 from .wrapping import as_it_was_made
 
@@ -78,6 +80,7 @@ class Pruner:
         self._watching = ExitStack()
         self._watched = 0
         self._check()
+        self.making_up = MakingUp(traced, config.decay) if config.make_up == "weights" else None
 
     @property
     def last_step(self) -> int:
@@ -109,15 +112,19 @@ class Pruner:
         self.watch(number + 1)
 
     def watch(self, number: int) -> None:
-        """Before the forward passes of a step: see the gates in them, if the criterion needs these and the step is due.
+        """Before the forward passes of a step: see in them what scoring or making up needs, if the step is due.
 
         :meth:`step` does this for the step after its own. It is left to the loop where the first step is due (with an
         interval of 1), and where the loop goes on from an earlier state.
         """
         self._watching.close()
         self._watched = number
-        if self._gates is not None and self.is_due(number):
+        if not self.is_due(number):
+            return
+        if self._gates is not None:
             self._watching.enter_context(self._gates.watching(self._there))
+        if self.making_up is not None:
+            self._watching.enter_context(self.making_up.watching())
 
     def before_step(self, number: int, *, scaled: bool = False) -> None:
         """Score with the gradients that the optimiser will see, and prune, if the schedule says so.
@@ -152,22 +159,29 @@ class Pruner:
 
         Raises:
             ScoreError: scores are not finite, or can't be made.
-            TrainingError: the criterion needs gates, and there was no backward pass that it has seen.
+            TrainingError: no forward and backward pass was watched, and the criterion or making up needs one; or
+                weights that are to make up are sharded.
         """
         self._watching.close()
         gates = None if self._gates is None else self._gates.take()
         if gates == {}:
-            raise TrainingError(
-                f"the criterion {self.criterion.name!r} has seen no backward pass before step {step}: call "
-                "pruner.watch(number) before the forward passes of each step"
-            )
+            raise self._unwatched(f"the criterion {self.criterion.name!r} has seen no backward pass", step)
         kept = masks_within(self._masks, self._there)
         own = score_units(self.traced, self.criterion, there=self._there, kept=kept, gates=gates)
         newer = Scores(own.criterion, mean_of_processes(own.by_group, self._device))
         self.scores = newer if self.scores is None else self.scores.moving_average(newer, self.config.decay)
         ratio = self.target(step)
-        if ratio > 0:
-            self._apply(self._select(self.scores, ratio, step))
+        plan = self._select(self.scores, ratio, step) if ratio > 0 else None
+        if self.making_up is not None:
+            self.making_up.take()
+            if not self.making_up.moments:
+                raise self._unwatched("making up has seen no forward pass", step)
+            if plan is not None:
+                self.making_up.update(masks_of(self.traced, plan), self._masks, self._there)
+            if step >= self.last_step:
+                self.making_up.moments = {}  # nothing is pruned any more
+        if plan is not None:
+            self._apply(plan)
 
     def restore(self, plan: PruningPlan, scores: Scores | None) -> None:
         """Go on from an earlier state: its pruned slices become zero in a model that may still have them.
@@ -231,6 +245,8 @@ class Pruner:
         if self.compaction is None:
             return
         self._watching.close()
+        if self.making_up is not None:
+            self.making_up.cut(masks_within(masks_of(self.traced, plan), self._there))
         with as_it_was_made(self.traced.module):
             self.compaction.cut(plan, optimizer)
         self._cut_at = self._removed_by(plan)
@@ -264,14 +280,20 @@ class Pruner:
     def _there(self) -> dict[str, DimMasks]:
         return {} if self.compaction is None else self.compaction.there
 
+    @staticmethod
+    def _unwatched(what: str, step: int) -> TrainingError:
+        return TrainingError(
+            f"{what} before step {step}: call pruner.watch(number) before the forward passes of each step"
+        )
+
     def _check(self) -> None:
         """Find before the first step, and not in the middle, what can't work."""
         module = self.traced.module
         name = type(module).__name__
-        if self.config.make_up != "none":
+        if self.config.make_up == "bias":
             raise TrainingError(
-                f"make_up={self.config.make_up!r} is for pruning at once (graphprune prune --no-tune), and training "
-                "makes up for removed units by itself: use make_up='none'"
+                "make_up='bias' is for pruning at once (graphprune prune --no-tune): while training use "
+                "make_up='weights', or 'none'"
             )
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise TrainingError(f"{name} has no trainable parameter: load its adapters with is_trainable=True")

@@ -7,13 +7,13 @@ from graphprune.training.callback import LoRAPruneCallback
 from tests.models import tiny_llama
 
 
-def test_training_makes_up_for_removed_units_by_itself() -> None:
+def test_biases_make_up_after_pruning_at_once_only() -> None:
     callback = LoRAPruneCallback(ratio=0.3, make_up="bias")
     with pytest.raises(TrainingError) as error:
         callback.begin(tiny_llama(peft=True, tied=False, num_hidden_layers=1), 10)
     assert str(error.value) == (
-        "make_up='bias' is for pruning at once (graphprune prune --no-tune), and training makes up for removed units "
-        "by itself: use make_up='none'"
+        "make_up='bias' is for pruning at once (graphprune prune --no-tune): while training use make_up='weights', or "
+        "'none'"
     )
 
 

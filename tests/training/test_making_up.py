@@ -1,0 +1,105 @@
+"""Weights that make up, at each pruning, for the units that go with it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import graphprune as gp
+from graphprune.errors import TrainingError, TrainingInterrupted
+from graphprune.reconstruction import RIDGE
+from graphprune.training.finetune import TuneProgress, TuneResult, prune_while_tuning
+
+from .test_finetune import assert_same
+from .tiny import random_windows, tiny_llama, tiny_with_adapters
+
+CONFIG = gp.PruneConfig(
+    ratio=0.5, steps=12, interval=2, decay=0.5, make_up="weights", lora_rank=4, learning_rate=1e-2, save_steps=20
+)
+
+
+def test_the_weights_are_those_of_ridge_regression() -> None:
+    """In a loop of two steps that both prune, on inputs of both: the first counts for half."""
+    model: Any = tiny_with_adapters()
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    layer = model.base_model.model.model.layers[1].mlp.down_proj
+    config = replace(CONFIG, interval=1, kinds=("channels",), ratio=0.3, cooldown=0.0, warmup=0.0)
+    pruner = gp.Pruner(gp.trace(model), config, 2)
+    seen: list[Tensor] = []
+    layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().flatten(0, -2)))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    pruner.watch(1)
+    weights: list[Tensor] = []
+    for number, windows in enumerate(random_windows(16).split(8), start=1):
+        model(input_ids=windows, labels=windows).loss.backward()
+        weights.append(layer.get_delta_weight("default").detach() + layer.base_layer.weight.detach())
+        with pruner.step(number):
+            optimizer.step()
+        optimizer.zero_grad()
+        weights.append(layer.base_layer.weight.detach().clone())
+    name = "base_model.model.model.layers.1.mlp.down_proj.base_layer.weight"
+    kept = pruner.plan.masks(pruner.traced)[name][1]
+    assert kept is not None
+    before = weights[1].any(0)
+    goes = before & ~kept
+    assert goes.any()
+    scaled = torch.cat([seen[0] * 0.5**0.5, seen[1]]).double()
+    inputs, targets = scaled[:, kept], scaled[:, goes] @ weights[2].double()[:, goes].T
+    penalty = torch.diag((RIDGE * inputs.square().sum(0)).sqrt())
+    rows = torch.cat([inputs, penalty])
+    update = torch.linalg.lstsq(rows, torch.cat([targets, targets.new_zeros(len(penalty), targets.shape[1])]))
+    expected = weights[1].double()[:, kept] + update.solution.T
+    torch.testing.assert_close(weights[3].double()[:, kept], expected, rtol=1e-3, atol=1e-5)
+    assert not weights[3][:, ~kept].any()
+
+
+@pytest.mark.parametrize("compaction", [None, 0.2])
+def test_a_run_that_is_interrupted_goes_on_to_the_same(compaction: float | None, tmp_path: Path) -> None:
+    config = replace(CONFIG, compaction=compaction)
+
+    def run(name: str, **options: Any) -> TuneResult:
+        return prune_while_tuning(tiny_llama(), None, random_windows(), config, tmp_path / name, **options)
+
+    def stop(now: TuneProgress) -> None:
+        if now.step == 7:
+            raise KeyboardInterrupt
+
+    expected = run("whole")
+    with pytest.raises(TrainingInterrupted):
+        run("interrupted", progress=stop)
+    for _ in range(2):  # from the middle, and from the end, where there is nothing to do
+        assert_same(run("interrupted", resume=True), expected)
+    base = dict(tiny_llama().named_parameters())
+    compact = expected.compact(adapters="merge")
+    assert compact.report is not None
+    kept = expected.traced.module.get_parameter("base_model.model.model.layers.0.mlp.down_proj.base_layer.weight")
+    assert not torch.isin(kept[kept != 0], base["model.layers.0.mlp.down_proj.weight"]).any()
+
+
+def test_a_model_that_is_cut_on_the_way_is_made_up_alike(tmp_path: Path) -> None:
+    def run(name: str, compaction: float | None) -> TuneResult:
+        config = replace(CONFIG, compaction=compaction, lora_dropout=0.0)
+        return prune_while_tuning(tiny_llama(), None, random_windows(), config, tmp_path / name)
+
+    masked, cut = run("masked", None), run("cut", 0.2)
+    assert masked.plan == cut.plan
+    assert masked.losses == pytest.approx(cut.losses, rel=1e-4)
+
+
+def test_a_loop_is_told_to_watch() -> None:
+    model = tiny_with_adapters()
+    windows = random_windows()[:2]
+    pruner = gp.Pruner(gp.trace(model), replace(CONFIG, interval=1), 4)
+    model(input_ids=windows, labels=windows).loss.backward()
+    with pytest.raises(TrainingError) as caught:
+        pruner.before_step(1)
+    assert str(caught.value) == (
+        "making up has seen no forward pass before step 1: call pruner.watch(number) before the forward passes of each "
+        "step"
+    )
