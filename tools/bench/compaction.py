@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--interval", type=int, default=5, help="steps between prunings")
+    parser.add_argument("--cooldown", type=float, default=0.5, help="share of the training after the last pruning")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each way")
     parser.add_argument("--output", type=Path, default=None, help="where to write the figures as JSON")
     parser.add_argument("--way", choices=WAYS, default=None, help=argparse.SUPPRESS)
@@ -73,6 +74,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         ratio=options.ratio,
         steps=options.steps,
         interval=options.interval,
+        cooldown=options.cooldown,
         lora_dropout=0.0,
         save_steps=options.steps,
         compaction=WAYS[options.way],
