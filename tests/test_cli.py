@@ -226,7 +226,7 @@ def test_prune_at_once_and_each_layer_by_itself(model: Path, text: Path, tmp_pat
     output = tmp_path / "free"
     result = run("prune", model, "--ratio", 0.2, "-o", output, "--free", "--no-tune", *prune_options(text))
     assert result.exit_code == 0, result.output
-    assert f"load it with graphprune.load('{output}'); transformers alone can't: " in result.stdout
+    assert f"AutoModelForCausalLM.from_pretrained('{output}', trust_remote_code=True); without its" in result.stdout
     loaded = gp.load(output)
     assert sum(p.numel() for p in loaded.parameters()) == pytest.approx(0.8 * 23_840, rel=0.02)
     assert run("inspect", output).stdout.startswith("LlamaForCausalLM: 19,")
