@@ -39,7 +39,10 @@ from ..sources.model import computed_buffers, model_on_meta
 from ..traced import TracedModel
 from ..version import __version__
 from ..weight_files import INDEX, Checkpoint, read_checkpoint
-from .directory import Form, describe, plain_tensors
+from .directory import describe
+from .layer_form import plain_tensors
+from .manifest import Form, read_object
+from .pruned_form import ENTRY
 from .shards import Cut, CutShard
 
 Progress = Callable[[int, int, str], None]
@@ -97,14 +100,18 @@ def rewrite_checkpoint(
     masks = parameter_masks(traced.inference, plan.keep(traced))
     if adapter is not None:
         _put_values(compact, masks, stored_values(traced.module, Path(adapter)))
-    shards = _cut(checkpoint, matched, masks)
+    shards = _cut(checkpoint, matched, masks, {"graphprune": __version__, "plan": plan.digest})
     _require_space(output, sum(shard.bytes for shard in shards))
     key = _key(plan, checkpoint, adapter)
     with resumed_directory(output, key, finished="*.safetensors") as directory:
         _clear(directory)
         form, reason = describe(compact, directory, output, tokenizer)
-        if form == "per-layer":
-            shards = _renamed(shards, matched, masks, traced.module, computed_buffers(model_on_meta(source)))
+        if form != "transformers":
+            added = computed_buffers(model_on_meta(source))
+            if form == "remote-code":
+                wanted = read_object(directory / "config.json")[ENTRY]["buffers"]
+                added = {name: tensor for name, tensor in added.items() if name in wanted}
+            shards = _renamed(shards, matched, masks, traced.module, added)
         resumed = 0
         for done, shard in enumerate(shards):
             file = directory / shard.source.file.name
@@ -239,7 +246,9 @@ def _put_values(compact: CompactModel, masks: Mapping[str, DimMasks], values: Ma
             place._buffers[attribute] = cut
 
 
-def _cut(checkpoint: Checkpoint, matched: Mapping[str, str], masks: Mapping[str, DimMasks]) -> list[CutShard]:
+def _cut(
+    checkpoint: Checkpoint, matched: Mapping[str, str], masks: Mapping[str, DimMasks], notes: Mapping[str, str]
+) -> list[CutShard]:
     """The files to write, in which tensors have the names that they have in the checkpoint."""
 
     def cuts(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Cut]]:
@@ -247,7 +256,7 @@ def _cut(checkpoint: Checkpoint, matched: Mapping[str, str], masks: Mapping[str,
             if name in matched:
                 yield name, Cut(name, masks.get(matched[name], [None] * len(stored.shape)))
 
-    return [CutShard(shard, dict(cuts(shard.tensors))) for shard in checkpoint.shards]
+    return [CutShard(shard, dict(cuts(shard.tensors)), notes) for shard in checkpoint.shards]
 
 
 def _renamed(

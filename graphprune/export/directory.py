@@ -3,64 +3,83 @@
 A transformers model whose config can say the new sizes is saved as transformers saves it, and needs no graphprune::
 
     out/  config.json  generation_config.json  model.safetensors     AutoModelForCausalLM.from_pretrained("out")
-          graphprune.json  plan.json  verify.json                    what was done
+          graphprune.json  plan.json  verify.json  README.md         what was done
 
-A model that has a graph form only is saved as its tensors and its plan (see ``graph_form.py``). Any other model is
-saved per layer, which ``gp.load`` reads. There is no config.json, so that nothing takes it for a
-plain model::
+Where its layers differ in size, the config says the size of each, and a file of code beside it, the same for all
+models, makes transformers' own class smaller by them (see ``modeling_pruned.py``)::
 
-    out/  dense_config.json  generation_config.json  model.safetensors
-          graphprune.json                                            the sizes of each layer, and why this form
-          plan.json  verify.json
+    out/  config.json  modeling_pruned.py  …         AutoModelForCausalLM.from_pretrained("out", trust_remote_code=True)
 
-Adapters that were kept lie in ``out/adapter``, as peft saves them, on top of either.
+A model that has a graph form only is saved as its tensors and its plan (see ``graph_form.py``), and any other model as
+its tensors and the sizes of each module, which only ``gp.load`` reads (see ``layer_form.py``). There is no config.json
+then, so that nothing takes it for a plain model.
+
+Weights are split into files of at most ``max_shard_size`` in the first two forms. Adapters that were kept lie in
+``out/adapter``, as peft saves them, on top of any of them.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
-import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from ..adapters import adapter_layers, is_peft_model, outputs_of, plain_modules, rounding_of, without_adapters
+from ..adapters import adapter_layers, is_peft_model, outputs_of, rounding_of, without_adapters
 from ..compact import CompactModel
-from ..errors import ExportError, FileFormatError, GraphPruneError, PlanError
+from ..errors import ExportError, FileFormatError, GraphPruneError
 from ..expressible import is_transformers_model, misfit
-from ..files import check_safetensors, is_disk_full, new_directory
-from ..origin import Origin, Sizes, configs_of
+from ..files import is_disk_full, new_directory
+from ..origin import Origin
 from ..passes.verify import difference
-from ..plan import PruningPlan
-from ..program import fingerprint, parameter_table
 from ..quiet import first_line, quietly
 from ..version import __version__
-from ..weight_files import INDEX, WEIGHTS, read_index
-from .graph_form import INPUTS, describe_inputs, read_graph, write_tensors
+from ..weight_files import WEIGHTS
+from .adapter_form import read_adapters, write_adapters
+from .biases import with_said_biases
+from .card import model_card
+from .graph_form import INPUTS, describe_inputs, write_tensors
+from .labels import label
+from .layer_form import plain_tensors, read_cut_graph, read_layers, write_dense_config, write_layers
+from .manifest import (
+    ABOUT,
+    ADAPTER,
+    DENSE_CONFIG,
+    FORMAT,
+    PLAN,
+    VERIFY,
+    Form,
+    read_about,
+    read_object,
+    read_plan,
+    require_class,
+    transformers_class,
+    weight_files,
+    write_json,
+    wrong_shape,
+)
+from .pruned_form import auto_classes, pruned_class, pruned_form
 
-FORMAT = "graphprune-model/1"
-ABOUT, PLAN, VERIFY, ADAPTER = "graphprune.json", "plan.json", "verify.json", "adapter"
-DENSE_CONFIG = "dense_config.json"
+__all__ = ["ABOUT", "ADAPTER", "PLAN", "Form", "SaveReport", "describe", "load", "plain_tensors", "read_plan", "save"]
 
-Form = Literal["transformers", "per-layer", "graph"]
+SHARD = "5GB"
+"""How large a file of weights may be: what the Hugging Face hub advises."""
 
 
 @dataclass(frozen=True)
 class SaveReport:
     """What ``gp.save`` wrote.
 
-    ``form`` is ``"transformers"`` where plain ``from_pretrained`` loads the directory, ``"per-layer"`` where only
-    ``gp.load`` does, and ``"graph"`` where it loads a graph, since there is no module form; ``reason`` then says why.
-    ``difference`` is the largest one, relative to the largest output, between the model and what was loaded again from
-    the files; None where ``gp.load`` can't make the model by itself.
+    ``form`` is ``"transformers"`` where plain ``from_pretrained`` loads the directory, ``"remote-code"`` where it does
+    with ``trust_remote_code=True``, ``"per-layer"`` where only ``gp.load`` does, and ``"graph"`` where that loads a
+    graph, since there is no module form; ``reason`` then says why. ``difference`` is the largest one, relative to the
+    largest output, between the model and what was loaded again from the files; None where ``gp.load`` can't make the
+    model by itself.
     """
 
     path: Path
@@ -70,15 +89,44 @@ class SaveReport:
     bytes: int
 
 
-def save(compact: CompactModel, path: str | Path, tokenizer: Any = None) -> SaveReport:
+def save(
+    compact: CompactModel,
+    path: str | Path,
+    tokenizer: Any = None,
+    *,
+    max_shard_size: int | str = SHARD,
+    measured: Mapping[str, float] | None = None,
+) -> SaveReport:
     """Write a compact model to a new directory, and a tokenizer beside it: its module form, if it has one.
 
-    The directory appears at ``path`` only after it was loaded again and gave the same outputs.
+    The directory appears at ``path`` only after it was loaded again and gave the same outputs. ``measured`` is what the
+    model card is to say of the model, by name: ``{"perplexity on WikiText-2": 43.29}``.
 
     Raises:
         OutputExistsError: ``path`` exists.
         ExportError: the model has no values, or what was written does not load again as the same model.
         DiskFullError: the disk is full.
+    """
+    with new_directory(path) as directory:
+        report = write(
+            compact, directory, str(path), tokenizer=tokenizer, max_shard_size=max_shard_size, measured=measured
+        )
+    return SaveReport(Path(path), report.form, report.reason, report.difference, report.bytes)
+
+
+def write(
+    compact: CompactModel,
+    directory: Path,
+    place: str,
+    *,
+    tokenizer: Any = None,
+    max_shard_size: int | str = SHARD,
+    measured: Mapping[str, float] | None = None,
+) -> SaveReport:
+    """Fill an empty directory as :func:`save` does; ``place`` is how the files call the place where they will lie.
+
+    Raises:
+        ExportError: as for :func:`save`.
     """
     origin = compact.origin
     if origin is None:
@@ -93,16 +141,17 @@ def save(compact: CompactModel, path: str | Path, tokenizer: Any = None) -> Save
             f"the adapters were put into {type(module).__name__} without a PeftModel around it, so they can't be saved "
             'beside it: merge them, with gp.rewrite(traced, plan, adapters="merge")'
         )
-    writer = _Writer(compact, module, origin, Path(path))
-    with new_directory(path) as directory:
-        if compact.module_form is None:
-            form, reason, error = writer.write_graph(directory)
-        else:
-            form, reason, error = writer.write(directory, without_adapters(module))
-        if tokenizer is not None:
-            tokenizer.save_pretrained(directory)
-        size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-    return SaveReport(Path(path), form, reason, error, size)
+    writer = _Writer(compact, module, origin, place, max_shard_size, measured)
+    if compact.module_form is None:
+        form, reason, error = writer.write_graph(directory)
+    else:
+        form, reason, error = writer.write(directory, without_adapters(module))
+    for file in directory.rglob("*.safetensors"):
+        label(file, {"graphprune": __version__, "plan": compact.plan.digest})
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    return SaveReport(directory, form, reason, error, size)
 
 
 def describe(compact: CompactModel, directory: Path, target: Path, tokenizer: Any = None) -> tuple[Form, str | None]:
@@ -119,7 +168,7 @@ def describe(compact: CompactModel, directory: Path, target: Path, tokenizer: An
             f"there is no module form of this model ({compact.module_error}), and its graph is only saved with its "
             "weights: load the model, and use gp.rewrite and gp.save"
         )
-    writer = _Writer(compact, compact.module_form, compact.origin, target)
+    writer = _Writer(compact, compact.module_form, compact.origin, str(target), SHARD, None)
     form, reason = writer.describe(directory, without_adapters(compact.module_form))
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
@@ -131,42 +180,61 @@ class _Writer:
     compact: CompactModel
     module: nn.Module
     origin: Origin
-    target: Path
+    place: str
+    max_shard_size: int | str
+    measured: Mapping[str, float] | None
 
     def write(self, directory: Path, plain: nn.Module) -> tuple[Form, str | None, float | None]:
         """Fill an empty directory; returns the form, why it is not transformers' own, and the difference."""
         reason = self._why_not_transformers(plain)
+        if reason is not None and is_transformers_model(plain):
+            said = with_said_biases(plain)
+            plain, reason = (plain, reason) if said is None else (said, None)
         if reason is None:
             try:
-                with quietly():
-                    plain.save_pretrained(directory)  # type: ignore[operator]
-                self._write_common(directory, "transformers", None)
-                return "transformers", None, self._reload(directory)
+                return "transformers", None, self._write_as(directory, "transformers", plain, None)
             except Exception as error:
                 if is_disk_full(error):
                     raise
                 reason = f"transformers could not load it again: {first_line(error)}"
                 if isinstance(error, ExportError):
                     reason = f"loaded by transformers, {error}"
-            for each in directory.iterdir():
-                shutil.rmtree(each) if each.is_dir() else each.unlink()
-        self._write_per_layer(directory, plain)
+                _clear(directory)
+        if is_transformers_model(plain):
+            try:
+                cut = pruned_form(plain, self.origin)
+                return "remote-code", reason, self._write_as(directory, "remote-code", cut, reason)
+            except Exception as error:
+                if is_disk_full(error):
+                    raise
+                reason = f"{reason}; with the sizes of each layer in its config, {first_line(error)}"
+                _clear(directory)
+        write_layers(plain, directory)
+        if is_transformers_model(plain):
+            write_dense_config(plain, self.origin, directory)
         self._write_common(directory, "per-layer", reason)
-        known = is_transformers_model(plain) and _transformers_class(self.origin.architecture) is not None
+        known = is_transformers_model(plain) and transformers_class(self.origin.architecture) is not None
         return "per-layer", reason, self._reload(directory) if known else None
+
+    def _write_as(self, directory: Path, form: Form, plain: Any, reason: str | None) -> float:
+        with quietly():
+            plain.save_pretrained(directory, max_shard_size=self.max_shard_size)
+        self._write_common(directory, form, reason)
+        return self._reload(directory)
 
     def describe(self, directory: Path, plain: nn.Module) -> tuple[Form, str | None]:
         """Write all but the weights into a directory; returns the form, and why it is not transformers' own."""
+        form: Form = "transformers"
         reason = self._why_not_transformers(plain)
-        form: Form = "transformers" if reason is None else "per-layer"
-        if reason is None:
-            config: Any = plain.config
-            config.dtype, config.architectures = str(plain.dtype).removeprefix("torch."), [type(plain).__name__]
-            with quietly():
-                config.save_pretrained(directory)
-            _write_generation_config(directory, plain)
+        if reason is not None:
+            try:
+                form, plain = "remote-code", pruned_form(plain, self.origin)
+            except ExportError as error:
+                form, reason = "per-layer", f"{reason}; with the sizes of each layer in its config, {first_line(error)}"
+        if form == "per-layer":
+            write_dense_config(plain, self.origin, directory)
         else:
-            self._write_dense_config(directory, plain)
+            _save_without_weights(plain, directory)
         self._write_common(directory, form, reason)
         return form, reason
 
@@ -180,9 +248,9 @@ class _Writer:
             )
         write_tensors(self.compact, directory / WEIGHTS)
         if self.origin.config is not None:
-            _write_json(directory / DENSE_CONFIG, self.origin.config.to_dict())
+            write_json(directory / DENSE_CONFIG, self.origin.config.to_dict())
         self._write_common(directory, "graph", self.compact.module_error)
-        known = self.origin.config is not None and _transformers_class(self.origin.architecture) is not None
+        known = self.origin.config is not None and transformers_class(self.origin.architecture) is not None
         return "graph", self.compact.module_error, self._reload_graph(directory) if known else None
 
     def _reload_graph(self, directory: Path) -> float:
@@ -196,20 +264,9 @@ class _Writer:
     def _why_not_transformers(self, plain: nn.Module) -> str | None:
         if not is_transformers_model(plain):
             return f"{self.origin.architecture} is not a model of transformers"
-        if _transformers_class(self.origin.architecture) is None:
+        if transformers_class(self.origin.architecture) is None:
             return f"the class {self.origin.architecture} is not part of transformers"
         return misfit(plain)
-
-    def _write_per_layer(self, directory: Path, plain: nn.Module) -> None:
-        tensors, _ = plain_tensors(plain)
-        save_file(_separate(tensors), directory / WEIGHTS, metadata={"format": "pt"})
-        if is_transformers_model(plain):
-            self._write_dense_config(directory, plain)
-
-    def _write_dense_config(self, directory: Path, plain: nn.Module) -> None:
-        config = {**self.origin.config.to_dict(), "dtype": str(plain.dtype).removeprefix("torch.")}  # type: ignore[union-attr]
-        _write_json(directory / DENSE_CONFIG, config)
-        _write_generation_config(directory, plain)
 
     def _write_common(self, directory: Path, form: Form, reason: str | None) -> None:
         about: dict[str, Any] = {
@@ -221,7 +278,7 @@ class _Writer:
             "parameters": {"dense": self.compact.dense_parameters, "compact": self.compact.parameter_count},
         }
         if is_peft_model(self.module):
-            about["adapters"] = self._write_adapters(directory / ADAPTER)
+            about["adapters"] = write_adapters(self.module, directory / ADAPTER, self.place)
         if form == "graph":
             about[INPUTS] = {"args": describe_inputs(self.origin.args), "kwargs": describe_inputs(self.origin.kwargs)}
         if form == "per-layer":
@@ -229,28 +286,14 @@ class _Writer:
             about["aliases"] = plain_tensors(self.module)[1]
             about["config_sizes"] = self.origin.config_sizes
             about["sizes"] = self.origin.sizes
-        _write_json(directory / ABOUT, about)
+        write_json(directory / ABOUT, about)
         self.compact.plan.save(directory / PLAN)
         if self.compact.report is not None:
-            _write_json(directory / VERIFY, asdict(self.compact.report))
-
-    def _write_adapters(self, directory: Path) -> dict[str, Any]:
-        """Save the adapters as peft does; their configs name this directory and the ranks that they now have."""
-        model: Any = self.module
-        with quietly():
-            model.save_pretrained(directory, save_embedding_layers=False)
-        for name in model.peft_config:
-            file = (directory if name == "default" else directory / name) / "adapter_config.json"
-            config = json.loads(file.read_text(encoding="utf-8"))
-            config["base_model_name_or_path"] = str(self.target)
-            if isinstance(config.get("init_lora_weights"), str):
-                config["init_lora_weights"] = True  # PiSSA and its kin changed the base, which is saved as it is now
-            ranks, alphas = _new_ranks(model, name, rank_stabilised=bool(config.get("use_rslora")))
-            if ranks:
-                config["rank_pattern"], config["alpha_pattern"] = ranks, alphas
-            _write_json(file, config)
-        active = model.active_adapters
-        return {"names": list(model.peft_config), "active": list(active() if callable(active) else active)}
+            write_json(directory / VERIFY, asdict(self.compact.report))
+        kind = transformers_class(self.origin.architecture)
+        auto = next(iter([*(auto_classes(kind) if kind is not None else []), "AutoModel"]))
+        card = model_card(self.compact, form, self.place, auto, self.measured)
+        (directory / "README.md").write_text(card, encoding="utf-8")
 
     def _reload(self, directory: Path) -> float:
         """How far the model that is loaded from ``directory`` is from the one that was saved there."""
@@ -268,11 +311,22 @@ class _Writer:
         return error
 
 
+def _save_without_weights(plain: Any, directory: Path) -> None:
+    """What transformers saves beside the weights; it would remove those that are in the directory already."""
+    with TemporaryDirectory(dir=directory) as scratch:
+        with quietly():
+            plain.save_pretrained(scratch, state_dict={})
+        for file in Path(scratch).iterdir():
+            if file.suffix != ".safetensors":
+                file.replace(directory / file.name)
+
+
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     """The module that ``gp.save`` wrote to a directory, in evaluation mode, with its adapters where it has some.
 
     A module that is not of transformers is loaded into ``model``, which must be made as the dense model was; it may
-    be on the meta device. It is changed and returned. Dense weights are never in memory otherwise.
+    be on the meta device. It is changed and returned. Dense weights are never in memory otherwise. No code that lies in
+    the directory is run.
 
     Raises:
         FileFormatError: a file is missing, truncated, corrupt or of another format; the message names it.
@@ -280,16 +334,19 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         PlanError: ``model`` is not made as the dense model was.
     """
     directory = Path(path)
-    about = _read_about(directory)
+    about = read_about(directory)
     try:
-        if about["form"] == "transformers":
-            module = _from_pretrained(directory, about)
-        elif about["form"] == "graph":
-            return _from_graph(directory, about, model)
-        else:
-            module = _from_layers(directory, about, model)
+        match about["form"]:
+            case "transformers":
+                module = _from_pretrained(directory, require_class(about))
+            case "remote-code":
+                module = _from_pretrained(directory, pruned_class(require_class(about)))
+            case "graph":
+                return read_cut_graph(directory, about, model)
+            case _:
+                module = read_layers(directory, about, model)
         if about.get("adapters") is not None:
-            module = _with_adapters(module, directory / ADAPTER, about["adapters"])
+            module = read_adapters(module, directory / ADAPTER, about["adapters"])
     except GraphPruneError:
         raise
     except (KeyError, TypeError, AttributeError) as error:
@@ -300,295 +357,33 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     return module.eval()
 
 
-def _from_pretrained(directory: Path, about: Mapping[str, Any]) -> nn.Module:
-    kind = _require_class(about)
-    _read_object(directory / "config.json")
-    _check_weights(directory)
+def _from_pretrained(directory: Path, kind: Any) -> nn.Module:
+    config = read_object(directory / "config.json")
+    files = weight_files(directory)
     try:
         with quietly():
             module, info = kind.from_pretrained(directory, local_files_only=True, output_loading_info=True)
     except Exception as error:
-        raise FileFormatError(
-            f"{directory} can't be loaded by transformers ({first_line(error)}): save it again"
-        ) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise FileFormatError(
-            f"the weights in {directory} lack {missing[0]}, which config.json asks for: save it again"
-        )
+        why = _wrong_shape(config, kind, files) or first_line(error)
+        raise FileFormatError(f"{directory} can't be loaded by transformers ({why}): save it again") from error
+    for names, what in ((info["missing_keys"], "lack"), (info["unexpected_keys"], "hold")):
+        if names:
+            asked = "asks for" if what == "lack" else "says nothing of"
+            raise FileFormatError(
+                f"the weights in {directory} {what} {min(names)}, which config.json {asked}: save it again"
+            )
     return module  # type: ignore[no-any-return]
 
 
-def _from_layers(directory: Path, about: Mapping[str, Any], model: nn.Module | None) -> nn.Module:
-    tensors = _stored_tensors(directory)
-    if (directory / DENSE_CONFIG).is_file() and model is None:
-        module = _dense_on_meta(directory, about)
-    elif model is not None:
-        module = model
-        _add_biases(module, tensors)
-        if about["dense"] is not None and fingerprint(parameter_table(model)) != about["dense"]:
-            raise PlanError(
-                f"{type(model).__name__} has other parameters than the dense {about['architecture']} that {directory} "
-                "was cut from: make it with the same sizes as that one, and without adapters"
-            )
-    else:
-        raise ExportError(
-            f"{directory} holds a {about['architecture']}, which gp.load can't make by itself: give it the dense "
-            "module, gp.load(path, model=…); it may be on the meta device"
-        )
-    modules = dict(plain_modules(module))
-    _set_sizes(modules, about["sizes"])
-    configs = configs_of(modules)
-    for path, changes in about["config_sizes"].items():
-        vars(configs[path]).update(changes)
-    _put_tensors(module, tensors, about["aliases"], directory)
-    if (directory / "generation_config.json").is_file():
-        from transformers import GenerationConfig
-
-        with quietly():
-            module.generation_config = GenerationConfig.from_pretrained(directory)  # type: ignore[assignment]
-    return module
-
-
-def _from_graph(directory: Path, about: Mapping[str, Any], model: nn.Module | None) -> nn.Module:
-    _check_safetensors(directory / WEIGHTS)
-    if model is None and not (directory / DENSE_CONFIG).is_file():
-        raise ExportError(
-            f"{directory} holds the graph of a {about['architecture']}, which gp.load can't make by itself: give it "
-            "the dense module, gp.load(path, model=…); it may be on the meta device"
-        )
-    dense = _dense_on_meta(directory, about) if model is None else model
-    with safe_open(directory / WEIGHTS, framework="pt") as stored:
-        _add_biases(dense, stored.keys())
-    return read_graph(dense, read_plan(directory), about, directory / WEIGHTS)
-
-
-def _dense_on_meta(directory: Path, about: Mapping[str, Any]) -> nn.Module:
-    kind = _require_class(about)
-    config = _read_object(directory / DENSE_CONFIG)
+def _wrong_shape(config: Mapping[str, Any], kind: Any, files: list[Path]) -> str | None:
+    """What a directory that can't be loaded holds in another shape than its config says; None where that is not it."""
     try:
         with quietly(), torch.device("meta"):
-            return kind(kind.config_class.from_dict(config))  # type: ignore[no-any-return]
-    except Exception as error:
-        raise FileFormatError(
-            f"{directory / DENSE_CONFIG} makes no {kind.__name__} ({first_line(error)}): save the model again"
-        ) from error
-
-
-def _add_biases(dense: nn.Module, stored: Iterable[str]) -> None:
-    """Give layers the biases that are stored and they lack, as :func:`graphprune.compensate` did before the cut."""
-    names = set(stored)
-    for path, child in dense.named_modules():
-        if child._parameters.get("bias", child) is None and (f"{path}.bias" if path else "bias") in names:
-            weight: Any = child.weight
-            child.bias = nn.Parameter(weight.new_zeros(weight.shape[0]), weight.requires_grad)
-
-
-def _set_sizes(modules: Mapping[str, nn.Module], sizes: Sizes) -> None:
-    for path, changes in sizes.items():
-        for name, value in changes.items():
-            setattr(modules[path], name, tuple(value) if isinstance(value, Iterable) else value)
-
-
-def _put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], aliases: Mapping[str, str], place: Path) -> None:
-    """Put tensors in place of a module's own, and tie the aliases to them."""
-    owners = {
-        f"{path}.{name}" if path else name: (child, name)
-        for path, child in plain_modules(module)
-        for name in (*child._parameters, *child._buffers)
-    }
-    placed: dict[str, Tensor] = {}
-    for name in [*tensors, *aliases]:
-        if name not in owners:
-            raise FileFormatError(f"{place} holds {name}, which the model does not have: save the model again")
-        child, attribute = owners[name]
-        old = getattr(child, attribute)
-        tensor = placed[aliases[name]] if name in aliases else tensors[name]
-        if attribute in child._parameters and not isinstance(tensor, nn.Parameter):
-            trained = old is None or old.requires_grad
-            tensor = nn.Parameter(tensor, requires_grad=trained and tensor.is_floating_point())
-        placed[name] = tensor
-        setattr(child, attribute, tensor)
-    lacking = [
-        n for n, (child, attribute) in owners.items() if n not in placed and getattr(child, attribute) is not None
-    ]
-    if lacking:
-        raise FileFormatError(f"{place} lacks {lacking[0]}, which the model has: save the model again")
-
-
-def _with_adapters(base: nn.Module, directory: Path, about: Mapping[str, Any]) -> nn.Module:
-    from peft import PeftModel
-
-    names = [str(name) for name in about["names"]]
-    folders = {name: directory if name == "default" else directory / name for name in names}
-    for folder in folders.values():
-        _read_object(folder / "adapter_config.json")
-        _check_safetensors(folder / "adapter_model.safetensors")
-    device = str(next(base.parameters()).device)
-    try:
-        with quietly():
-            first = names[0]
-            model: Any = PeftModel.from_pretrained(base, folders[first], adapter_name=first, torch_device=device)
-            for name in names[1:]:
-                model.load_adapter(folders[name], adapter_name=name, torch_device=device)
-            model.base_model.set_adapter(list(about["active"]))
-    except Exception as error:
-        raise FileFormatError(
-            f"{directory} can't be loaded by peft ({first_line(error)}): save the model again"
-        ) from error
-    return model  # type: ignore[no-any-return]
-
-
-def _new_ranks(model: nn.Module, adapter: str, *, rank_stabilised: bool) -> tuple[dict[str, int], dict[str, float]]:
-    """The ranks and alphas, by path, of all layers of an adapter; empty where none of its ranks was cut."""
-    layers = {id(layer) for layer in adapter_layers(model).values()}
-    paths = {id(child): path for path, child in _tuner_paths(model)}
-    ranks: dict[str, int] = {}
-    alphas: dict[str, float] = {}
-    cut = False
-    for layer in adapter_layers(model).values():
-        found: Any = layer
-        factor = getattr(found, "lora_A", {}), getattr(found, "lora_embedding_A", {})
-        if id(layer) not in layers or not any(adapter in each for each in factor):
-            continue
-        rank = int(factor[0][adapter].weight.shape[0] if adapter in factor[0] else factor[1][adapter].shape[0])
-        path = paths[id(layer)]
-        ranks[path] = rank
-        alphas[path] = float(found.scaling[adapter]) * (math.sqrt(rank) if rank_stabilised else rank)
-        cut = cut or rank != found.r[adapter]
-    return (ranks, alphas) if cut else ({}, {})
-
-
-def _tuner_paths(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
-    """The layers of adapters with the paths that the layers inside them have without adapters."""
-    plain = {id(child): path for path, child in plain_modules(model)}
-    for layer in adapter_layers(model).values():
-        base: Any = layer
-        yield plain[id(base.get_base_layer())], layer
-
-
-def plain_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The parameters and buffers of the model without adapters by their first names, and the other names they have."""
-    first: dict[int, str] = {}
-    tensors: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    for path, child in plain_modules(module):
-        for name, tensor in (*child._parameters.items(), *child._buffers.items()):
-            full = f"{path}.{name}" if path else name
-            if tensor is None:
-                continue
-            if id(tensor) in first:
-                aliases[full] = first[id(tensor)]
-            else:
-                first[id(tensor)] = full
-                tensors[full] = tensor.detach()
-    return tensors, aliases
-
-
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the host, no two in the same storage, as safetensors wants them."""
-    storages: set[int] = set()
-    result: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.cpu().contiguous()
-        storage = tensor.untyped_storage().data_ptr()
-        result[name] = tensor.clone() if storage in storages else tensor
-        storages.add(storage)
-    return result
-
-
-def _transformers_class(name: str) -> Any | None:
-    """A model class of transformers by its full name. No other package is imported for what a file says."""
-    from transformers import PreTrainedModel
-
-    module, _, attribute = name.rpartition(".")
-    if not module.startswith("transformers."):
+            return wrong_shape(kind(kind.config_class.from_dict(config)), files)
+    except Exception:  # the config makes no model, which is then what is wrong
         return None
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
-        return None
-    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
 
 
-def _require_class(about: Mapping[str, Any]) -> Any:
-    name = str(about["architecture"])
-    found = _transformers_class(name)
-    if found is None:
-        raise FileFormatError(f"transformers has no model class {name}: install a version of transformers that has it")
-    return found
-
-
-def _read_about(directory: Path) -> dict[str, Any]:
-    if not directory.is_dir():
-        raise FileFormatError(f"there is no directory {directory}: name one that gp.save wrote")
-    if not (directory / ABOUT).is_file():
-        raise FileFormatError(
-            f"{directory} has no {ABOUT}, so gp.save did not write it: load it with the library that did, such as "
-            "transformers' from_pretrained"
-        )
-    about = _read_object(directory / ABOUT)
-    if about.get("format") != FORMAT or about.get("form") not in get_args(Form):
-        raise FileFormatError(
-            f"{directory / ABOUT} has format {about.get('format')!r}, form {about.get('form')!r}, and this graphprune "
-            f"reads {FORMAT}: install the graphprune that wrote it"
-        )
-    return about
-
-
-def read_plan(path: str | Path) -> PruningPlan:
-    """The plan of a directory that ``gp.save`` wrote.
-
-    Raises:
-        FileFormatError: it is not there, or is not a plan.
-    """
-    return PruningPlan.load(Path(path) / PLAN)
-
-
-def _check_weights(directory: Path) -> list[Path]:
-    """The files of the weights, whose headers can be read."""
-    index = directory / INDEX
-    names = [WEIGHTS]
-    if index.is_file():
-        names = sorted(set(read_index(index)["weight_map"].values()))
-    for name in names:
-        _check_safetensors(directory / name)
-    return [directory / name for name in names]
-
-
-def _stored_tensors(directory: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for file in _check_weights(directory):
-        with safe_open(file, framework="pt") as stored:
-            tensors |= {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
-    return tensors
-
-
-def _check_safetensors(file: Path) -> None:
-    """Read the header of a safetensors file, which must be there."""
-    if not file.is_file():
-        raise FileFormatError(f"{file} is missing: copy the whole directory, or save the model again")
-    check_safetensors(file)
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileFormatError(f"{file} is missing: copy the whole directory, or save the model again") from error
-    except (OSError, ValueError) as error:
-        raise FileFormatError(f"{file} can't be read as JSON ({first_line(error)}): save the model again") from error
-    if not isinstance(content, dict):
-        raise FileFormatError(f"{file} is not a JSON object: save the model again")
-    return content
-
-
-def _write_generation_config(directory: Path, plain: nn.Module) -> None:
-    generation: Any = getattr(plain, "generation_config", None)
-    if generation is not None:
-        with quietly():
-            generation.save_pretrained(directory)
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, allow_nan=True) + "\n", encoding="utf-8")
+def _clear(directory: Path) -> None:
+    for each in directory.iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()

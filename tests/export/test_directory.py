@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import graphprune as gp
 from graphprune.errors import ExportError, FileFormatError, OutputExistsError, PlanError
-from graphprune.export import directory as module_under_test
 from graphprune.export.directory import read_plan
 
 from ..tiny import save_byte_tokenizer
@@ -31,6 +30,11 @@ from .tiny import (
 )
 
 
+@pytest.fixture(scope="module")
+def compact_layers() -> gp.CompactModel:
+    return compact_llama(tiny_llama(), per_layer=True)
+
+
 def files(path: Path) -> list[str]:
     return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
 
@@ -45,6 +49,7 @@ def test_model_alike_in_every_layer_is_plain_transformers(tmp_path: Path, tied: 
     report = gp.save(compact, tmp_path / "out")
     assert (report.form, report.reason, report.difference) == ("transformers", None, 0.0)
     assert files(tmp_path / "out") == [
+        "README.md",
         "config.json",
         "generation_config.json",
         "graphprune.json",
@@ -63,11 +68,11 @@ def test_model_alike_in_every_layer_is_plain_transformers(tmp_path: Path, tied: 
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_model_with_other_layers_is_loaded_by_graphprune(tmp_path: Path, tied: bool) -> None:
+def test_model_with_other_layers_has_its_sizes_in_the_config(tmp_path: Path, tied: bool) -> None:
     compact = compact_llama(tiny_llama(tied=tied), per_layer=True)
     compact.module.generation_config.max_new_tokens = 17  # type: ignore[union-attr]
     report = gp.save(compact, tmp_path / "out")
-    assert (report.form, report.difference) == ("per-layer", 0.0)
+    assert (report.form, report.difference) == ("remote-code", 0.0)
     assert report.reason == json.loads((tmp_path / "out" / "graphprune.json").read_text())["reason"]
     assert " here and " in str(report.reason)
     model: Any = gp.load(tmp_path / "out")
@@ -80,9 +85,15 @@ def test_model_with_other_layers_is_loaded_by_graphprune(tmp_path: Path, tied: b
         assert ("lm_head.weight" in stored.keys()) is not tied  # noqa: SIM118 (it is no mapping)
 
 
+def test_code_in_a_directory_is_not_run(tmp_path: Path) -> None:
+    gp.save(compact_llama(tiny_llama(), per_layer=True), tmp_path / "out")
+    (tmp_path / "out" / "modeling_pruned.py").write_text("raise SystemExit('run')")
+    assert isinstance(gp.load(tmp_path / "out"), LlamaForCausalLM)
+
+
 def test_transformers_does_not_take_other_layers_for_a_plain_model(tmp_path: Path) -> None:
     gp.save(compact_llama(tiny_llama(), per_layer=True), tmp_path / "out")
-    with pytest.raises((OSError, ValueError)):
+    with pytest.raises(RuntimeError):
         AutoModelForCausalLM.from_pretrained(tmp_path / "out", local_files_only=True)
 
 
@@ -91,21 +102,23 @@ def test_config_that_refuses_the_number_of_heads_is_no_plain_model(tmp_path: Pat
     heads = {g.name: gp.GroupPlan(4, (0, 1, 3)) for g in traced.groups.prunable if g.kind == "heads"}
     compact = gp.rewrite(traced, gp.PruningPlan(traced.fingerprint, heads))
     report = gp.save(compact, tmp_path / "out")
-    assert report.form == "per-layer"
+    assert report.form == "remote-code"
     assert "its config makes no LlamaForCausalLM" in str(report.reason)
     assert torch.equal(logits(gp.load(tmp_path / "out")), logits(compact))
 
 
-def test_model_that_transformers_loads_as_another_is_saved_per_layer(tmp_path: Path) -> None:
+def test_model_that_transformers_loads_as_another_is_saved_with_its_buffers(tmp_path: Path) -> None:
     compact = compact_llama(tiny_llama(layers=1))
     module: Any = compact.module
     module.model.rotary_emb.inv_freq *= 1.5  # the config does not say this
     report = gp.save(compact, tmp_path / "out")
-    assert report.form == "per-layer"
+    assert report.form == "remote-code"
     assert report.reason == (
         "loaded by transformers, model.rotary_emb.inv_freq has other values than in the compact model"
     )
-    assert "config.json" not in files(tmp_path / "out")
+    assert (
+        "model.rotary_emb.inv_freq" in json.loads((tmp_path / "out" / "config.json").read_text())["pruned"]["buffers"]
+    )
     assert torch.equal(logits(gp.load(tmp_path / "out")), logits(compact))
 
 
@@ -113,7 +126,7 @@ def test_model_that_transformers_loads_as_another_is_saved_per_layer(tmp_path: P
 def test_half_precision(tmp_path: Path, per_layer: bool) -> None:
     compact = compact_llama(tiny_llama(dtype=torch.bfloat16), per_layer=per_layer)
     report = gp.save(compact, tmp_path / "out")
-    assert report.form == ("per-layer" if per_layer else "transformers")
+    assert report.form == ("remote-code" if per_layer else "transformers")
     model = gp.load(tmp_path / "out")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert torch.equal(generated(model, use_cache=True), generated(model, use_cache=True))
@@ -123,7 +136,7 @@ def test_half_precision(tmp_path: Path, per_layer: bool) -> None:
 def test_kept_adapters_are_loaded_by_peft(tmp_path: Path, per_layer: bool) -> None:
     compact = compact_llama(add_adapters(tiny_llama()), per_layer=per_layer)
     report = gp.save(compact, tmp_path / "out")
-    assert (report.form, report.difference) == ("per-layer" if per_layer else "transformers", 0.0)
+    assert (report.form, report.difference) == ("remote-code" if per_layer else "transformers", 0.0)
     config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tmp_path / "out")
     if per_layer:
@@ -228,13 +241,26 @@ def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
     assert files(tmp_path) == ["out/mine"]
 
 
-def test_nothing_is_left_when_saving_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("make", "writer"),
+    [
+        (lambda: compact_llama(tiny_llama(layers=1)), "transformers.modeling_utils.safe_save_file"),
+        (lambda: compact_llama(tiny_llama(), per_layer=True), "transformers.modeling_utils.safe_save_file"),
+        (lambda: compact_llama(tiny_llama(), per_layer=True), "graphprune.export.labels.shutil.copyfileobj"),
+        (compact_mixer, "graphprune.export.layer_form.save_file"),
+    ],
+    ids=["transformers", "remote code", "labels", "layers"],
+)
+def test_nothing_is_left_when_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, writer: str
+) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module_under_test, "save_file", fail)
-    with pytest.raises(gp.GraphPruneError, match="full"):
-        gp.save(compact_llama(tiny_llama(), per_layer=True), tmp_path / "new" / "out")
+    compact = make()
+    monkeypatch.setattr(writer, fail)
+    with pytest.raises(gp.GraphPruneError, match=r"The disk that holds .* is full, so out was not written: free some"):
+        gp.save(compact, tmp_path / "new" / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -308,20 +334,92 @@ def change(file: Path, **changes: Any) -> None:
 
 
 def test_description_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    gp.save(compact_llama(tiny_llama(), per_layer=True), tmp_path / "out")
-    about = tmp_path / "out" / "graphprune.json"
-    change(about, sizes={"model.layers.7": {"num_heads": 3}})
+    gp.save(compact_mixer(), tmp_path / "out")
+    change(tmp_path / "out" / "graphprune.json", sizes={"middle": {"num_heads": 3}})
     with pytest.raises(FileFormatError, match=r"graphprune.json does not fit the model that it describes"):
-        gp.load(tmp_path / "out")
-    change(about, architecture="os.system")
+        gp.load(tmp_path / "out", model=Mixer())
+    gp.save(compact_llama(tiny_llama(), per_layer=True), tmp_path / "llama")
+    change(tmp_path / "llama" / "graphprune.json", architecture="os.system")
     with pytest.raises(FileFormatError, match=r"transformers has no model class os.system"):
+        gp.load(tmp_path / "llama")
+
+
+def change_sizes(directory: Path, **changes: Any) -> None:
+    pruned = json.loads((directory / "config.json").read_text())["pruned"]
+    change(directory / "config.json", pruned={**pruned, **changes})
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "what"),
+    [
+        ({UP: [30, 48]}, f"{UP} is [41, 48] in model.safetensors and [30, 48] in the model that config.json describes"),
+        ({UP: [-3, 48]}, f"config.json cuts {UP} to [-3, 48], and it is [80, 48]"),
+        ({UP: [81, 48]}, f"config.json cuts {UP} to [81, 48], and it is [80, 48]"),
+        ({UP: [41]}, f"config.json cuts {UP} to [41], and it is [80, 48]"),
+        ({"model.layers.9.x": [4]}, "config.json names model.layers.9, which PrunedLlamaForCausalLM does not have"),
+        ({"model.x": [4]}, "config.json names model.x, which PrunedLlamaForCausalLM does not have"),
+    ],
+)
+def test_sizes_that_were_edited_by_hand_are_named(
+    tmp_path: Path, compact_layers: gp.CompactModel, shapes: dict[str, list[int]], what: str
+) -> None:
+    out = tmp_path / "out"
+    gp.save(compact_layers, out)
+    pruned = json.loads((out / "config.json").read_text())["pruned"]
+    change_sizes(out, shapes={**pruned["shapes"], **shapes})
+    with pytest.raises(FileFormatError) as caught:
+        gp.load(out)
+    assert str(caught.value) == f"{out} can't be loaded by transformers ({what}): save it again"
+
+
+@pytest.mark.parametrize("number", [{"num_hidden_layers": 3}, {"num_hidden_layers": 1}, {"dtype": "float7"}])
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_config_that_was_edited_by_hand_is_named(tmp_path: Path, per_layer: bool, number: dict[str, Any]) -> None:
+    out = tmp_path / "out"
+    gp.save(compact_llama(tiny_llama(), per_layer=per_layer), out)
+    change(out / "config.json", **number)
+    with pytest.raises(FileFormatError) as caught:
+        gp.load(out)
+    assert str(caught.value).startswith((f"{out} can't be loaded by transformers (", f"the weights in {out} "))
+    assert str(caught.value).endswith("save it again")
+
+
+def test_files_outside_the_directory_are_not_read(tmp_path: Path, compact_layers: gp.CompactModel) -> None:
+    out = tmp_path / "out"
+    gp.save(compact_layers, out, max_shard_size="20KB")
+    index = out / "model.safetensors.index.json"
+    names = json.loads(index.read_text())["weight_map"]
+    shard = names[UP]
+    (out / shard).rename(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(gp.GraphPruneError, match=f"{shard} is missing, and {index.name} names it"):
+        gp.load(out)
+    moved = {name: "../elsewhere.safetensors" if file == shard else file for name, file in names.items()}
+    change(index, weight_map=moved)
+    with pytest.raises(
+        FileFormatError, match=r"names the file '../elsewhere.safetensors', and a part of a model lies b"
+    ):
+        gp.load(out)
+
+
+def test_adapters_outside_the_directory_are_not_read(tmp_path: Path) -> None:
+    gp.save(compact_llama(add_adapters(tiny_llama(layers=1))), tmp_path / "out")
+    change(tmp_path / "out" / "graphprune.json", adapters={"names": ["../../x"], "active": []})
+    with pytest.raises(FileFormatError) as caught:
         gp.load(tmp_path / "out")
+    assert (
+        str(caught.value)
+        == f"the adapter '../../x' does not lie in {tmp_path / 'out' / 'adapter'}: save the model again"
+    )
 
 
-def test_weights_of_another_model_are_named(tmp_path: Path) -> None:
-    gp.save(compact_llama(tiny_llama(), per_layer=True), tmp_path / "out")
-    change(tmp_path / "out" / "dense_config.json", num_hidden_layers=3)
-    with pytest.raises(FileFormatError, match=r"lacks model.layers.2.self_attn.q_proj.weight, which the model has"):
+def test_weights_of_an_unknown_type_are_named(tmp_path: Path, compact_layers: gp.CompactModel) -> None:
+    gp.save(compact_layers, tmp_path / "out")
+    file = tmp_path / "out" / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b'"F32"', b'"F37"', 1))
+    with pytest.raises(FileFormatError, match=r"model.safetensors is truncated or corrupt \(.*F37.*\): get it again"):
         gp.load(tmp_path / "out")
 
 
