@@ -51,11 +51,12 @@ class Cut:
 class CutShard:
     """A file to be written: what is kept of another one, and tensors to be added.
 
-    Tensors that ``cuts`` does not name are left out.
+    Tensors that ``cuts`` does not name are left out. ``notes`` go into the metadata.
     """
 
     source: Shard
     cuts: Mapping[str, Cut]
+    notes: Mapping[str, str] = field(default_factory=dict)
     added: Mapping[str, Tensor] = field(default_factory=dict)
 
     def _order(self) -> list[str]:
@@ -75,7 +76,7 @@ class CutShard:
             cut.name: (self.source.tensors[old].dtype, cut.shape(self.source.tensors[old]))
             for old, cut in self.cuts.items()
         } | {name: (_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in self.added.items()}
-        header: dict[str, Any] = {"__metadata__": {"format": "pt", **self.source.metadata}}
+        header: dict[str, Any] = {"__metadata__": {"format": "pt", **self.source.metadata, **self.notes}}
         end = 0
         for name, size in self.sizes().items():
             start, end = end, end + size

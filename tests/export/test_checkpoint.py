@@ -139,6 +139,24 @@ def _kept(traced: gp.TracedModel, plan: gp.PruningPlan) -> list[tuple[Any, gp.Gr
     return [(traced.groups[name], kept) for name, kept in plan.groups.items()]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_a_real_model_in_eight_files(tmp_path: Path, per_layer: bool) -> None:
+    """SmolLM2-135M: the plan that the in-memory path is given cuts its files to the same bits."""
+    from graphprune.sources import demo_model_directory
+
+    model = AutoModelForCausalLM.from_pretrained(demo_model_directory(), dtype=torch.bfloat16).eval()
+    source = saved(model, tmp_path / "model", "32MB")
+    assert len(list(source.glob("*.safetensors"))) == 8
+    traced = traced_llama(model)
+    compact = gp.rewrite(traced, half(traced, described, uneven=per_layer))
+    expected = gp.save(compact, tmp_path / "expected")
+    report = rewrite_checkpoint(compact.plan, source, tmp_path / "out")
+    assert report.form == expected.form == ("remote-code" if per_layer else "transformers")
+    assert report.files == 8
+    assert_same_tensors(tmp_path / "out", tmp_path / "expected")
+
+
 # --- runs that are interrupted ----------------------------------------------------------------------------------------
 
 KILLED = """

@@ -43,7 +43,7 @@ def test_kept_slices_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(shards, "BLOCK", block)
     save_file(TENSORS, tmp_path / "dense.safetensors", metadata={"by": "hand"})
     cuts = {name: Cut(f"new.{name}", masks) for name, masks in MASKS.items()}
-    shard = CutShard(read_header(tmp_path / "dense.safetensors"), cuts, {"more": torch.arange(3.0)})
+    shard = CutShard(read_header(tmp_path / "dense.safetensors"), cuts, {"plan": "0f"}, {"more": torch.arange(3.0)})
     shard.write(tmp_path / "cut.safetensors")
     written = load_file(tmp_path / "cut.safetensors")
     expected = {f"new.{name}": slice_tensor(TENSORS[name], masks) for name, masks in MASKS.items()}
@@ -54,7 +54,7 @@ def test_kept_slices_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert torch.equal(written[name], tensor), name
     assert (tmp_path / "cut.safetensors").stat().st_size == shard.bytes
     with safe_open(tmp_path / "cut.safetensors", framework="pt") as stored:
-        assert stored.metadata() == {"format": "pt", "by": "hand"}
+        assert stored.metadata() == {"format": "pt", "by": "hand", "plan": "0f"}
 
 
 def test_what_is_not_named_is_left_out(tmp_path: Path) -> None:
