@@ -24,17 +24,19 @@ def prune(
     criterion: str | Criterion = "magnitude",
     data: Iterable[Any] | None = None,
     in_place: bool = False,
+    by_example: bool = False,
     **selection: Any,
 ) -> CompactModel:
     """Trace, score, select and rewrite: a verified compact model without ``ratio`` of the parameters.
 
     ``selection`` are the options of :func:`graphprune.select`. With ``in_place`` it is the model itself that is cut, to
-    what its module form can express.
+    what its module form can express. With ``by_example`` branches on the values of tensors are captured as they go for
+    these inputs (:func:`graphprune.trace`).
 
     Raises:
         GraphPruneError: whatever the four stages raise.
     """
-    traced = trace(model, args, kwargs)
+    traced = trace(model, args, kwargs, by_example=by_example)
     scores = score(traced, criterion, data=data)
     selection = {"form": "module", **selection} if in_place else selection
     return rewrite(traced, select(traced, scores, ratio=ratio, **selection), in_place=in_place)

@@ -39,12 +39,15 @@ def trace(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic: bool = False,
+    by_example: bool = False,
 ) -> TracedModel:
     """Capture a model and find its pruning groups.
 
     ``args`` is a tuple of positional inputs, one tensor, or a mapping of named inputs; without any inputs a
     transformers model gets token ids. The model may be on the meta device; it is not changed. With ``dynamic`` the
     graph also runs on inputs of other sizes, as far as the model allows it; tracing then takes about twice as long.
+    With ``by_example`` a model that branches on the values of tensors is captured as it goes for these inputs, of which
+    the model then needs its values; the graph refuses inputs that would go another way.
     Of a model with weights in few bits a copy with plain weights, on the meta device, is captured in its place.
     A part of a model is traced as any module is. A graph that was captured already (an ``ExportedProgram``, with its
     own example inputs where none are given, or the ``fx.GraphModule`` of one) is taken as it is, and has a graph form
@@ -73,7 +76,7 @@ def trace(
         model = plain(model)
         graph = adopt_graph(model, args, kwargs)
     else:
-        graph = capture(model, args, kwargs, dynamic=dynamic)
+        graph = capture(model, args, kwargs, dynamic=dynamic, by_example=by_example)
     clock.append(time.perf_counter())
     program = Program(model, graph, args, kwargs, parameter_table(model))
     inference = infer_axes(program, inactive_couplings(model))
@@ -82,7 +85,7 @@ def trace(
     groups = build_groups(program, inference, couplings)
     clock.append(time.perf_counter())
     seconds = dict(zip(("trace", "infer axes", "build groups"), (b - a for a, b in pairwise(clock)), strict=True))
-    return TracedModel(program, inference, couplings, groups, seconds, stored)
+    return TracedModel(program, inference, couplings, groups, seconds, stored, by_example)
 
 
 def changed_model(
@@ -94,7 +97,7 @@ def changed_model(
         CaptureError: the copy can't be traced.
         PlanError: the plan is for another model.
     """
-    other = trace(module, traced.args, traced.kwargs)
+    other = trace(module, traced.args, traced.kwargs, by_example=traced.by_example)
     carried = carry_plan(traced, plan, other, {name: name for name in other.table if name in traced.table})
     return other, replace(carried, about={**plan.about, **about})
 

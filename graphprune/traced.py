@@ -38,6 +38,8 @@ class TracedModel:
     stored: Stored | None = field(default=None, repr=False)
     """The module itself where its weights are in few bits: the program then is of a copy with plain weights, without
     values."""
+    by_example: bool = False
+    """Whether branches on the values of tensors were captured as they go for the example inputs."""
 
     @property
     def module(self) -> nn.Module:

@@ -25,24 +25,25 @@ from torch import nn
 
 from ..quiet import first_line
 
+EXAMPLE = "or capture the way that these inputs take, gp.trace(…, by_example=True), "
 PART = "or trace a part of the model that does without it, gp.trace(model.part, …)"
 
 CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"data-dependent expression Eq\(u\d+, 1\)",
         "branches on the value of a tensor",
-        f"write the choice with torch.where or torch.cond, {PART}",
+        f"write the choice with torch.where or torch.cond, {EXAMPLE}{PART}",
     ),
     (
         r"Size-like symbols: [a-z]+\d",
         "needs to know a size that depends on the values of a tensor",
         "keep all positions and mask them where some are chosen (nonzero, unique, boolean indices), or say what holds "
-        f"of the size with torch._check, {PART}",
+        f"of the size with torch._check, {EXAMPLE}{PART}",
     ),
     (
         r"data-dependent expression",
         "computes in Python with a number out of a tensor (item, int, float, tolist)",
-        f"keep it a tensor, or give it to the model as a Python number, {PART}",
+        f"keep it a tensor, or give it to the model as a Python number, {EXAMPLE}{PART}",
     ),
     (
         r"\.numpy\(\) is not supported|Cannot access data pointer",
@@ -83,13 +84,20 @@ class Place:
 
 
 def explain_capture(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception, *, dynamic: bool = False
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    error: Exception,
+    *,
+    dynamic: bool = False,
+    by_example: bool = False,
 ) -> str:
     """Why ``module(*args, **kwargs)`` can't be captured, where ``error`` is what capturing it raised."""
     name = type(module).__name__
     said = "\n".join(f"{type(each).__name__}: {each}" for each in _chain(error))
     for pattern, what, remedy in CAUSES:
         if re.search(pattern, said):
+            remedy = remedy.replace(EXAMPLE, "") if by_example else remedy
             return f"{name} can't be captured: {place_of(module, error)} {what}; {remedy}"
     try:
         module(*args, **kwargs)

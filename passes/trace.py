@@ -5,7 +5,9 @@
 3. In-place operators, where there are any, are made functional.
 4. Assertions about types and devices are dropped: they compute nothing.
 5. Views become reshapes: whether a view is possible depends on strides, and those depend on sizes that change.
-6. Blocks that are alike are captured once (see ``repeat_blocks.py``).
+6. Views with strides of their own (``as_strided``) are taken of a tensor whose dims are in the order in which they lie
+   in memory, which may be another after the cut.
+7. Blocks that are alike are captured once (see ``repeat_blocks.py``).
 
 ::
 
@@ -29,6 +31,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
 from ..errors import CaptureError
+from ..rules.registry import bound_arguments
 from .capture_errors import explain_capture
 from .repeat_blocks import find_repeats, put_back_repeats
 
@@ -77,25 +80,34 @@ def inference_mode_of(module: nn.Module) -> Iterator[None]:
 
 
 def trace(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, dynamic: bool = False
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    dynamic: bool = False,
+    by_example: bool = False,
 ) -> fx.GraphModule:
     """The graph of ``module(*args, **kwargs)``, parameters and buffers shared with the module.
 
     With ``dynamic`` every dim of every input that has more than one position stays open where the module allows it.
+    With ``by_example`` branches on values are taken as these inputs take them, and the graph asserts that they are.
 
     Raises:
         CaptureError: ``torch.export`` can't capture the module with these inputs.
     """
     with inference_mode_of(module), warnings.catch_warnings(), _quiet_export():
         warnings.simplefilter("ignore")
-        captured = _trace_repeats(module, args, kwargs, dynamic)
+        # blocks that are alike may still go different ways
+        captured = None if by_example else _trace_repeats(module, args, kwargs, dynamic)
         if captured is None:
             try:
-                program = _export(module, args, kwargs, dynamic)
+                with _values_followed() if by_example else contextlib.nullcontext():
+                    program = _export(module, args, kwargs, dynamic)
                 if any(map(is_mutating, program.graph.nodes)):
                     program = program.run_decompositions({})
             except Exception as error:
-                raise CaptureError(explain_capture(module, args, kwargs, error, dynamic=dynamic)) from error
+                why = explain_capture(module, args, kwargs, error, dynamic=dynamic, by_example=by_example)
+                raise CaptureError(why) from error
             captured = _graph_of(program)
     tidy(captured)
     return captured
@@ -135,7 +147,7 @@ def _graph_of(program: ExportedProgram) -> fx.GraphModule:
 
 
 def tidy(captured: fx.GraphModule) -> None:
-    """Cases 2, 4 and 5, in place."""
+    """Cases 2, 4, 5 and 6, in place."""
     for node in list(captured.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             captured.graph.erase_node(node)
@@ -143,7 +155,38 @@ def tidy(captured: fx.GraphModule) -> None:
     for node in captured.graph.nodes:
         if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
             node.target = torch.ops.aten.reshape.default
+        elif node.target is torch.ops.aten.as_strided.default:
+            _lay_out(node)
     captured.recompile()
+
+
+def _lay_out(node: fx.Node) -> None:
+    """``as_strided(x, (a, b), (1, 4))`` becomes ``as_strided(contiguous(permute(x, …)), (b, a), (4, 1))``, put back."""
+    bound = bound_arguments(node)
+    value, size, stride = bound["self"].meta["val"], list(bound["size"]), list(bound["stride"])
+    if bound["storage_offset"] is not None or not all(isinstance(each, int) for each in (*value.shape, *size, *stride)):
+        return
+    order = sorted(range(value.ndim), key=lambda dim: (-value.stride(dim), -value.shape[dim]))
+    steps = sorted(range(len(size)), key=lambda dim: (-stride[dim], -size[dim]))
+    if not value.permute(order).is_contiguous() or (order, steps) == (sorted(order), sorted(steps)):
+        return
+    aten = torch.ops.aten
+    with node.graph.inserting_before(node):
+        dense = _add(node, aten.contiguous.default, _add(node, aten.permute.default, bound["self"], order))
+        windows = _add(
+            node, aten.as_strided.default, dense, [size[dim] for dim in steps], [stride[dim] for dim in steps]
+        )
+        back = _add(node, aten.permute.default, windows, [steps.index(dim) for dim in range(len(steps))])
+    node.replace_all_uses_with(back)
+    node.graph.erase_node(node)
+
+
+def _add(like: fx.Node, target: Any, *args: Any) -> fx.Node:
+    """A call before ``like``, said to stand at the same place in the model."""
+    made = like.graph.call_function(target, args)
+    values = fx.map_arg(args, lambda node: node.meta["val"])
+    made.meta = {**like.meta, "val": target(*values)}
+    return made
 
 
 def _open_shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -176,6 +219,14 @@ def _named_forward(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
             module.forward = forward
         else:
             del module.forward
+
+
+def _values_followed() -> contextlib.AbstractContextManager[Any]:
+    """Within the context torch.export computes the values of tensors too, and looks them up where it needs them."""
+    patched: contextlib.AbstractContextManager[Any] = torch._functorch.config.patch(
+        fake_tensor_propagate_real_tensors=True
+    )
+    return patched
 
 
 @contextlib.contextmanager

@@ -33,7 +33,6 @@ TITLES = {
 }
 
 EXPERTS = "whole experts could be dropped from the router, whose choice is by data; their channels are cut."
-CAPTURE = "torch.export does not capture it, since it branches on what is in a mask; its layers can be traced alone."
 BELOW: dict[str, str] = {
     "mixtral": EXPERTS,
     "qwen2_moe": EXPERTS,
@@ -41,9 +40,8 @@ BELOW: dict[str, str] = {
     "gpt_oss": EXPERTS,
     "phimoe": EXPERTS,
     "deepseek_v3": EXPERTS,
-    "longformer": CAPTURE,
-    "led": CAPTURE,
-    "vilt": CAPTURE,
+    "vilt": "it puts its patches in a random order at each call, so that nothing can be verified; its layers can be "
+    "traced alone.",
     "convnextv2": "the width of its MLPs could be cut; its response norm takes a mean over that width, so this is "
     "another function (`kinds=['statistics']`).",
     "bit": "the width of its bottlenecks could be cut; it standardises its weights, and its group norms then see other "
@@ -109,6 +107,7 @@ def table(kind: str, rows: dict[str, Any]) -> list[str]:
     ]
     for name, row in rows.items():
         label = f"{name} *" if name in BELOW else name
+        label += " (by example)" if row.get("by_example") else ""
         if row["problem"]:
             cells = [
                 label,
@@ -154,7 +153,8 @@ def document(stored: dict[str, Any]) -> str:
         "is what the plan says to the parameter; *error*: the largest difference of the graph form from the masked "
         "original, relative to the largest output; *module form*: whether the sliced module of the same class computes "
         "the same, or for how many groups. Not listed as *not cut*: dims of inputs and outputs, vocabularies, and the "
-        "spatial dims of convolutions.",
+        "spatial dims of convolutions. *(by example)*: it branches on the values of its inputs, and was captured the "
+        "way that these take (`by_example=True`).",
     ]
     for kind, title in TITLES.items():
         if kind in stored:

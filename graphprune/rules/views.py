@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -79,6 +81,73 @@ def resize_unflatten(resize: Resize) -> Mapping[str, Any]:
     shape = resize["sizes"]
     axes = resize.dims.axes[dim : dim + len(shape)]
     return {"sizes": [entry if entry == -1 else resize.size(axis) for entry, axis in zip(shape, axes, strict=True)]}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A strided view of a dense tensor: its first and its last dims are dims of the tensor, what is between is not."""
+
+    first: int
+    last: int
+
+    def between(self, rank: int) -> range:
+        """The dims that windows run over, in a tensor of this rank."""
+        return range(self.first, rank - self.last)
+
+
+def windows(dense: Sequence[int], shape: Sequence[int], stride: Sequence[int]) -> Windows:
+    """Which dims of a view with ``shape`` and ``stride`` over a tensor of shape ``dense`` are dims of that tensor."""
+    own = dense_strides(dense)
+    most, last = min(len(dense), len(shape)), 0
+    while last < most and dense[-1 - last] == shape[-1 - last] and stride[-1 - last] == own[-1 - last]:
+        span = math.prod(dense[len(dense) - 1 - last :])
+        if any(step % span for step in stride[: len(stride) - 1 - last]):
+            break
+        last += 1
+    first = 0
+    while first < most - last and dense[first] == shape[first] and stride[first] == own[first]:
+        inside = zip(shape[first + 1 :], stride[first + 1 :], strict=True)
+        if sum((size - 1) * step for size, step in inside) >= own[first]:
+            break
+        first += 1
+    return Windows(first, last)
+
+
+def dense_strides(shape: Sequence[int]) -> list[int]:
+    """The strides of a tensor whose positions lie one after the other."""
+    return [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
+
+
+@axis_rule("as_strided")
+def as_strided(call: Call) -> Result:
+    """``a b c -> a i j c``: windows over b, which is frozen; a and c stay where every window has all of them."""
+    x, value = call.tensor("self"), call["self"].meta["val"]
+    if call.data_sized or call["storage_offset"] or not value.is_contiguous():
+        return call.opaque("it is seen with other strides")
+    found = windows([axis.size for axis in x.axes], call.shape, call["stride"])
+    for dim in found.between(len(x)):
+        call.freeze(x.axes[dim], "windows run over it")
+    inside = [call.fixed(call.shape[dim], "it is made of windows") for dim in found.between(len(call.shape))]
+    around = x.take([*range(found.first), *range(len(x) - found.last, len(x))])
+    axes, zero = list(around.axes), list(around.zero)
+    axes[found.first : found.first], zero[found.first : found.first] = inside, [False] * len(inside)
+    return Dims(tuple(axes), tuple(zero))
+
+
+@resize_rule("as_strided")
+def resize_as_strided(resize: Resize) -> Mapping[str, Any]:
+    """The steps between windows are counted in what is left of the dims after them."""
+    x, dims = resize.input("self"), resize.dims
+    stride = list(resize["stride"])
+    found = windows([axis.size for axis in x.axes], [axis.size for axis in dims.axes], stride)
+    left = dense_strides([resize.size(axis) for axis in x.axes])
+    before = math.prod(axis.size for axis in x.axes[len(x) - found.last :])
+    after = math.prod(resize.size(axis) for axis in x.axes[len(x) - found.last :])
+    for dim in found.between(len(dims)):
+        stride[dim] = stride[dim] // before * after
+    stride[: found.first] = left[: found.first]
+    stride[len(dims) - found.last :] = left[len(x) - found.last :]
+    return {"size": [resize.size(axis) for axis in dims.axes], "stride": stride}
 
 
 @axis_rule("permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "swapdims", "adjoint", "mT")

@@ -17,6 +17,7 @@ import graphprune as gp
 from graphprune.errors import CaptureError
 
 PART = "or trace a part of the model that does without it, gp.trace(model.part, …)"
+EXAMPLE = "or capture the way that these inputs take, gp.trace(…, by_example=True), "
 WITHOUT_FAKE = torch.library.Library("graphprune_tests", "DEF")
 WITHOUT_FAKE.define("copy(Tensor x) -> Tensor")
 WITHOUT_FAKE.impl("copy", lambda x: x.clone(), "CPU")
@@ -53,6 +54,10 @@ def branch(x: Tensor) -> Tensor:
     return -x
 
 
+def sign_of_rows(x: Tensor) -> Tensor:
+    return x.relu() if x.shape[0] and (x * 0).sum() == 0 else -x
+
+
 def loop(x: Tensor) -> Tensor:
     while x.norm() > 1:
         x = x / 2
@@ -87,10 +92,10 @@ def unknown_size(x: Tensor) -> Tensor:
     return x * {2: 3}[x.shape[0]]
 
 
-BRANCHES = f"branches on the value of a tensor; write the choice with torch.where or torch.cond, {PART}"
+BRANCHES = f"branches on the value of a tensor; write the choice with torch.where or torch.cond, {EXAMPLE}{PART}"
 NUMBER = (
     "computes in Python with a number out of a tensor (item, int, float, tolist); keep it a tensor, or give it to the "
-    f"model as a Python number, {PART}"
+    f"model as a Python number, {EXAMPLE}{PART}"
 )
 CASES: list[tuple[Callable[[Tensor], Any], int, str]] = [
     (branch, 1, BRANCHES),
@@ -101,7 +106,7 @@ CASES: list[tuple[Callable[[Tensor], Any], int, str]] = [
         rows,
         1,
         "needs to know a size that depends on the values of a tensor; keep all positions and mask them where some are "
-        "chosen (nonzero, unique, boolean indices), or say what holds of the size with torch._check, " + PART,
+        "chosen (nonzero, unique, boolean indices), or say what holds of the size with torch._check, " + EXAMPLE + PART,
     ),
     (
         array,
@@ -138,6 +143,55 @@ def test_where_and_why_and_what_to_do(
     place = f"gates.1 (Gate, {line_of(function, offset)})"
     assert refusal(Net(function), X) == f"Net can't be captured: {place} {message}"
     assert capfd.readouterr() == ("", "")
+
+
+class Ends(nn.Module):
+    """``down(function(up(x)))``, wide enough to be cut."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.gate, self.down = nn.Linear(3, 8), Gate(function), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.gate(self.up(x)))  # type: ignore[no-any-return]
+
+
+def halve(x: Tensor) -> Tensor:
+    return x[: int((x * 0).sum().exp()) + 1].relu()
+
+
+def chosen(x: Tensor) -> Tensor:
+    return torch.stack([x[row].sum(0) for row in ((x * 0).sum(1) + 1).nonzero()])
+
+
+@pytest.mark.parametrize("function", [sign_of_rows, halve, chosen])
+def test_the_way_that_the_inputs_take(function: Callable[[Tensor], Tensor]) -> None:
+    module = Ends(function)
+    refusal(module, X)
+    traced = gp.trace(module, X, by_example=True)
+    assert traced.by_example
+    assert [group.units for group in traced.groups.prunable] == [8]
+    assert gp.prune(module, X, ratio=0.4, by_example=True).report is not None
+
+
+def test_inputs_that_would_go_another_way_are_refused() -> None:
+    class Marked(Ends):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if (x > 9).any() else super().forward(-x)
+
+    traced = gp.trace(Marked(torch.relu), X, by_example=True)
+    torch.testing.assert_close(traced.graph(X), traced.module(X))
+    with pytest.raises(RuntimeError, match="Runtime assertion failed"):
+        traced.graph(X + 10)
+
+
+def test_what_can_not_be_captured_by_example_either() -> None:
+    place = f"gates.1 (Gate, {line_of(array, 1)})"
+    message = CASES[[case[0] for case in CASES].index(array)][2]
+    assert refusal(Net(array), X, by_example=True) == f"Net can't be captured: {place} {message}"
+    meta = refusal(Net(branch).to("meta"), X.to("meta"), by_example=True)
+    assert "says 'Tensor.item() cannot be called on meta tensors'" in meta
 
 
 def test_the_model_itself_is_the_place() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import graphprune as gp
 from graphprune.errors import CaptureError
+from tests.lockstep import random_plan
 from tests.models import tiny, tiny_llama, tokens
 
 X = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
@@ -77,6 +78,26 @@ def test_the_module_stays_as_it_was() -> None:
         assert parameter is before
         assert parameter.grad is grad
         assert parameter.requires_grad == requires_grad
+
+
+def test_strided_views_are_taken_in_the_order_of_memory() -> None:
+    """Two windows over the rows of ``[rows, heads, dims]`` seen as ``[heads, rows, dims]``."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 12), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            heads = self.up(x).view(6, 3, 4).transpose(0, 1)
+            windows = heads.as_strided([3, 2, 4, 4], [4, 24, 12, 1])
+            return self.down(windows.sum((1, 2)).flatten())
+
+    traced = gp.trace(Windows(), torch.randn(6, 3))
+    assert {group.units for group in traced.groups.prunable} == {3, 4}
+    compact = gp.rewrite(traced, random_plan(traced, half=True), module_form=False)
+    assert compact.report is not None
+    assert compact.graph.up.weight.shape == (2, 3)
 
 
 def test_the_module_stays_as_it_was_when_it_can_not_be_captured() -> None:

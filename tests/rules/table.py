@@ -771,6 +771,38 @@ VIEWS: list[Case] = [
     ),
     case("cat", lambda p, x: (torch.cat([x @ p.up, 1 - x @ p.up], -1)).sum(-1), frozen={"up:1": NOT_ZERO}, up="3 a"),
     case(
+        "as_strided",
+        lambda p, x: torch.einsum(
+            "hwsa,ac,hd->cd",
+            (p.many * x.sum()).as_strided([p.b, 3, 4, p.a], [6 * p.a, p.a, p.a, 1]),
+            p.down,
+            p.last,
+        ),
+        cut="many:0 many:2 down:0 last:0",
+        frozen={"many:1": "windows run over it"},
+        many="b 6 a",
+        down="a 2",
+        last="b 2",
+    ),
+    case(
+        "as_strided",
+        lambda p, x: (
+            total([(p.up * x.sum()).as_strided([p.a - 1, 2], steps).sum(0) for steps in ([2, 1], [1, 1])])
+            + (p.other * x.sum()).T.as_strided([p.b, 2], [2, 1]).sum(0)
+            + (p.third * x.sum()).as_strided([p.c, 1], [2, 1], 1).sum(0)
+        ),
+        cut="",
+        frozen={
+            "up:0": "windows run over it",
+            "up:1": "windows run over it",
+            "other:0": "other strides",
+            "third:0": "other strides",
+        },
+        up="a 2",
+        other="2 b",
+        third="c 2",
+    ),
+    case(
         "block_diag",
         lambda p, x: (x @ p.up) @ torch.block_diag(p.one, p.row, p.two) @ p.down,
         cut="up:1 one:0 one:1 row:0 two:0 two:1",

@@ -53,6 +53,9 @@ class Row:
     frozen: tuple[tuple[str, int], ...] = field(default_factory=tuple)
     """Why groups are not cut, and how many each."""
 
+    by_example: bool = False
+    """Whether it was captured as it goes for its example inputs."""
+
 
 def half(traced: TracedModel, groups: Sequence[PruningGroup], *, slots: bool = True) -> PruningPlan:
     """Half of the units of each of these groups, chosen at random; per slot where there are slots."""
@@ -74,16 +77,21 @@ def study(name: str, entry: Entry) -> Row:
         model, inputs = entry()
     except Exception as error:
         return Row(name, f"it is not built: {_line(error)}")
+    by_example = False
     try:
         traced = gp.trace(model, (), inputs)
     except gp.GraphPruneError as error:
-        return Row(name, f"it is not traced: {_line(error)}")
+        by_example = "by_example=True" in str(error)
+        if not by_example:
+            return Row(name, f"it is not traced: {_line(error)}")
+        traced = gp.trace(model, (), inputs, by_example=True)
     groups = traced.groups.prunable
     cost = parameter_cost(traced)
     whole = cost({})
     reasons = Counter(reason(group) for group in traced.groups if group.status != "prunable" and group.units > 1)
     row: dict[str, Any] = {
         "name": name,
+        "by_example": by_example,
         "groups": len(traced.groups),
         "prunable": len(groups),
         "share": 1 - cost({group.atom.id: 0 for group in groups}) / whole,
