@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .constraints import Constraints
     from .errors import GraphPruneError
     from .export.directory import load, save
+    from .export.gguf import export_gguf
+    from .export.hub import push_to_hub
     from .export.onnx import export_onnx
     from .groups import Groups, Member, PruningGroup
     from .latency import LatencyTable, measure_latency
@@ -57,11 +59,13 @@ _MODULES = {
     "TracedModel": "traced",
     "compensate": "compensation",
     "reconstruct": "reconstruction",
+    "export_gguf": "export.gguf",
     "export_onnx": "export.onnx",
     "load": "export.directory",
     "measure_latency": "latency",
     "merge_adapters": "adapters",
     "prune": "api",
+    "push_to_hub": "export.hub",
     "resize_rule": "rules",
     "rewrite": "pipeline",
     "rule": "rules",
@@ -103,11 +107,13 @@ __all__ = [
     "TracedModel",
     "__version__",
     "compensate",
+    "export_gguf",
     "export_onnx",
     "load",
     "measure_latency",
     "merge_adapters",
     "prune",
+    "push_to_hub",
     "reconstruct",
     "resize_rule",
     "rewrite",

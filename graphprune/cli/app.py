@@ -115,6 +115,14 @@ class Of(StrEnum):
     macs = "macs"
 
 
+class GGUFType(StrEnum):
+    """The type of matrices in a GGUF file."""
+
+    f32 = "f32"
+    f16 = "f16"
+    bf16 = "bf16"
+
+
 class Kind(StrEnum):
     """What a group's units are."""
 
@@ -382,6 +390,18 @@ def export(
     from .export import export as run
 
     run(model, output, opset=opset)
+
+
+@app.command(short_help="Write a model as GGUF, for llama.cpp.")
+def gguf(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The GGUF file to write.")],
+    dtype: Annotated[GGUFType, typer.Option(help="The type of matrices.")] = GGUFType.f16,
+) -> None:
+    """Write a LLaMA, Mistral, Qwen2 or Qwen3 as GGUF, its tokenizer included; other families: see what it says."""
+    from .gguf import gguf as run
+
+    run(model, output, dtype=dtype.value)
 
 
 @app.command(short_help="Cut a model to what a saved plan keeps.")
