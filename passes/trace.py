@@ -4,7 +4,8 @@
 2. Higher-order operators that only set a mode (gradients, autocast) are replaced by the graph that they wrap.
 3. In-place operators, where there are any, are made functional.
 4. Assertions about types and devices are dropped: they compute nothing.
-5. Views become reshapes: whether a view is possible depends on strides, and those depend on sizes that change.
+5. Views become reshapes: whether a view is possible depends on strides, and those depend on sizes that change. A shape
+   that is said to be another tensor's is written out: nothing else is the same in the two.
 6. Views with strides of their own (``as_strided``) are taken of a tensor whose dims are in the order in which they lie
    in memory, which may be another after the cut.
 7. Blocks that are alike are captured once (see ``repeat_blocks.py``).
@@ -43,6 +44,14 @@ MODE_WRAPPERS = {
     "wrap": 0,
 }
 """Higher-order operators that run a sub-graph in some mode, and the position of the sub-graph in their arguments."""
+
+
+SHAPED_LIKE = {
+    torch.ops.aten.view_as.default: torch.ops.aten.reshape.default,
+    torch.ops.aten.reshape_as.default: torch.ops.aten.reshape.default,
+    torch.ops.aten.expand_as.default: torch.ops.aten.expand.default,
+}
+"""Operators that take the shape of another tensor, and those that take the same shape as numbers."""
 
 
 @contextlib.contextmanager
@@ -155,6 +164,8 @@ def tidy(captured: fx.GraphModule) -> None:
     for node in captured.graph.nodes:
         if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
             node.target = torch.ops.aten.reshape.default
+        elif node.target in SHAPED_LIKE and all(isinstance(size, int) for size in node.meta["val"].shape):
+            node.target, node.args = SHAPED_LIKE[node.target], (node.args[0], list(node.meta["val"].shape))
         elif node.target is torch.ops.aten.as_strided.default:
             _lay_out(node)
     captured.recompile()

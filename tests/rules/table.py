@@ -624,8 +624,8 @@ VIEWS: list[Case] = [
     ),
     case("ravel", lambda p, x: aten.ravel(p.up) @ p.down * x.sum(), cut="up:0 up:1 down:0", up="a b", down="a*b"),
     case(
-        "view_as reshape_as",
-        lambda p, x: (p.flat.view_as(p.up) + p.flat.reshape_as(p.up)).sum(1) @ p.down * x.sum(),
+        "reshape",
+        lambda p, x: (p.flat.view_as(p.up) + p.flat.reshape_as(p.up) * p.up).sum(1) @ p.down * x.sum(),
         cut="flat:0 up:0",
         flat="a*b",
         up="a b",
@@ -828,10 +828,11 @@ VIEWS: list[Case] = [
         down="a 2",
     ),
     case(
-        "expand broadcast_to expand_as expand_copy",
+        "expand broadcast_to expand_copy",
         lambda p, x: (
             (
-                p.row.expand(2, -1)
+                x @ p.up
+                + p.row.expand(2, -1)
                 + torch.broadcast_to(p.row, (2, p.a))
                 + p.row.expand_as(x @ p.up)
                 + aten.expand_copy(p.row, [2, p.a])

@@ -19,6 +19,7 @@ NOT_CAPTURED = "never in a graph that torch.export captures"
 NO_CASE = {
     "aten::_grouped_mm": "takes bfloat16 rows of a multiple of 16 bytes; grouped_mm_fallback has the same rule",
     "aten::_unsafe_view": "becomes reshape when it is captured",
+    **dict.fromkeys(["aten::view_as", "aten::reshape_as", "aten::expand_as"], "see test_shapes_of_other_tensors"),
     "aten::copy_": "see test_a_buffer_that_is_written",
     "aten::cuda": "needs a GPU",
     "aten::cudnn_batch_norm": "needs a GPU",
@@ -79,6 +80,29 @@ def test_sizes_that_are_inputs() -> None:
     traced = gp.trace(module, module.inputs, dynamic=True)
     assert row.names <= called(traced)
     assert check_lockstep(traced, random_plan(traced)) > 0
+
+
+def test_shapes_of_other_tensors() -> None:
+    row = case(
+        "view_as reshape_as expand_as",
+        lambda p, x: (
+            (
+                (x @ p.up).flatten().view_as(x @ p.other)
+                + (x @ p.up).flatten().reshape_as(x @ p.other)
+                + p.row.expand_as(x @ p.other)
+            )
+            @ p.down
+        ),
+        up="3 a",
+        other="3 a",
+        row="a",
+        down="a 2",
+    )
+    module = Small(row, 0)
+    traced = gp.trace(module, module.inputs, dynamic=True)
+    assert row.names <= called(traced)
+    assert check_lockstep(traced, random_plan(traced)) > 0
+    assert not row.names & called(gp.trace(module, module.inputs))
 
 
 def test_a_size_that_is_added_is_not_zero() -> None:
