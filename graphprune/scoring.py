@@ -177,6 +177,23 @@ def _owners(
     return {atom: group for atom, group in found.items() if (group.kind == "lora_rank") == matrix.is_adapter}
 
 
+def require_adapters(traced: TracedModel, criterion: Criterion) -> None:
+    """Check that every group that can be cut has a parameter with adapters, for a criterion that looks at no other.
+
+    Raises:
+        ScoreError: as scoring would.
+    """
+    groups = traced.groups.by_atom
+    covered = {
+        group.name: torch.empty(0)
+        for matrix in matrices(traced).values()
+        if matrix.adapters
+        for dim in range(matrix.weight.ndim)
+        for group in _owners(dim, matrix, groups, traced).values()
+    }
+    _check_complete(traced, criterion, covered)
+
+
 def _check_complete(traced: TracedModel, criterion: Criterion, sums: Mapping[str, Tensor]) -> None:
     missing = [group.name for group in traced.groups.prunable if group.name not in sums]
     if missing:

@@ -198,6 +198,40 @@ def test_prune_while_tuning_then_eval_and_export(model: Path, text: Path, tmp_pa
     }
 
 
+def test_apply_by_shard_and_in_memory_write_the_same(model: Path, plan: Path, tmp_path: Path) -> None:
+    one = run("apply", plan, model, "-o", tmp_path / "one", "--in-memory")
+    assert one.exit_code == 0, one.output
+    assert "; equal to the masked model within " in one.stdout
+    other = run("apply", plan, model, "-o", tmp_path / "other", "--by-shard")
+    assert other.exit_code == 0, other.output
+    assert "; 1 files written; shapes were checked, values were not compared" in other.stdout
+    assert f"load it with AutoModelForCausalLM.from_pretrained('{tmp_path / 'other'}')" in other.stdout
+    left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "other"))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert (tmp_path / "other" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("way", ["--in-memory", "--by-shard"])
+def test_apply_keeps_the_types_and_cuts_an_adapter(model: Path, plan: Path, tmp_path: Path, way: str) -> None:
+    _load(model).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    adapter = save_adapter(tmp_path / "adapter", model)
+    result = run("apply", plan, tmp_path / "half", "-o", tmp_path / "out", "--adapter", adapter, way)
+    assert result.exit_code == 0, result.output
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+    assert "its adapter, to put on it with PeftModel.from_pretrained" in result.stdout
+    kept = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    whole = load_file(adapter / "adapter_model.safetensors")
+    name = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
+    assert 0 < kept[name].shape[1] < whole[name].shape[1]
+
+
+def test_a_model_that_was_cut_before_is_not_cut_by_shard(model: Path, plan: Path, tmp_path: Path) -> None:
+    (model / "graphprune.json").write_text("{}")
+    line = failure(run("apply", plan, model, "-o", tmp_path / "out", "--by-shard"))
+    assert line == f"{model} was cut before, and is cut again as a whole: leave out --by-shard and --adapter."
+
+
 def test_prune_with_the_settings_of_a_result(model: Path, text: Path, tmp_path: Path) -> None:
     first, second, other = (tmp_path / name for name in ("first", "second", "other"))
     result = run("prune", model, "--ratio", 0.2, "--output", first, "--seed", 3, *prune_options(text))

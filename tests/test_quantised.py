@@ -151,9 +151,9 @@ def test_scores_and_plan_are_those_of_the_dense_copy(directory: Path, name: str)
     assert traced.module is model
     assert traced.fingerprint == dense.fingerprint
     assert all(parameter.is_meta for parameter in traced.program.module.parameters())
-    for criterion in ("magnitude", "lora", "random"):
+    for criterion in ("magnitude", "lora", "random", "fisher"):
         found, expected = (gp.score(each, criterion, data=[{"input_ids": IDS}]) for each in (traced, dense))
-        rounding = 10 * ROUNDING.get(name, 1e-5) if criterion == "lora" else 1e-5
+        rounding = 10 * ROUNDING.get(name, 1e-5) if criterion in ("lora", "fisher") else 1e-5
         for group, values in expected.items():
             assert error(found.by_group[group], values) < rounding
     plans = [gp.select(each, expected, ratio=0.3, of="base", homogeneous=True) for each in (traced, dense)]

@@ -17,7 +17,7 @@ import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import typer.core
@@ -97,6 +97,13 @@ class MakeUp(StrEnum):
     none = "none"
     bias = "bias"
     weights = "weights"
+
+
+class BaseBits(StrEnum):
+    """How many bits a weight of the model has while it is tuned."""
+
+    eight = "8"
+    four = "4"
 
 
 class Variant(StrEnum):
@@ -241,6 +248,15 @@ def prune(
     lora_rank: Annotated[int, typer.Option(metavar="N", help="Rank of the adapters.")] = 8,
     interval: Annotated[int, typer.Option(metavar="N", help="Steps from one pruning to the next.")] = 10,
     save_steps: Annotated[int, typer.Option(metavar="N", help="Steps from one checkpoint to the next.")] = 50,
+    compaction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="R", help="Cut the model while it is tuned, each time that a share of R is pruned; 0.1 is fine."
+        ),
+    ] = None,
+    base_bits: Annotated[
+        BaseBits | None, typer.Option(help="Tune on weights in so few bits, by bitsandbytes; the result has plain ones.")
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of data order and adapters.")] = 0,
     merge: Annotated[
         bool, typer.Option("--merge/--keep-adapters", help="Merge the adapters into the weights, or save them beside.")
@@ -277,6 +293,7 @@ def prune(
         "window": window,
         "seed": seed,
         "save_steps": save_steps,
+        "compaction": compaction,
     }
     if settings is not None:
         given = {name: value for name, value in options.items() if _is_given(context, name)}
@@ -285,7 +302,8 @@ def prune(
         raise typer.BadParameter("say how much to remove, or give --config.", param_hint="'--ratio'")
     else:
         config = PruneConfig(**options)
-    run(model, output, config, text=text, adapter=adapter, tune=tune, merge=merge, resume=resume)
+    bits: Literal[8, 4] | None = None if base_bits is None else 8 if base_bits is BaseBits.eight else 4
+    run(model, output, config, text=text, adapter=adapter, tune=tune, merge=merge, resume=resume, bits=bits)
 
 
 def _values(options: list[str]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from .console import duration, say, show, show_table, stage
 from .evaluate import milliseconds
 from .inspect import show_summary, trace_on_meta
 from .models import Opened, open_onnx
-from .prune import tune_and_plan
+from .prune import tuned
 
 WINDOW = 128
 PROMPT = "An object in Python is"
@@ -113,11 +113,11 @@ def demo(
         )
 
         try:
-            traced, plan = tune_and_plan(load_model(source)[0], None, training, config, scratch / "run")
+            result = tuned(load_model(source)[0], None, training, config, scratch / "run")
         except TrainingInterrupted:
             raise KeyboardInterrupt from None  # nothing is kept of a demo, so there is nothing to go on with
-        compact = _cut(traced, plan)
-        del traced, plan
+        compact = _cut(result.traced, result.plan)
+        del result
         variants.append(
             _measure("pruned, tuned", compact.module, compact.plan, meta, held_out, directory / "model.onnx")
         )

@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import OutputExistsError, TrainingError
 from ..files import refuse_existing
@@ -16,9 +16,8 @@ from .console import TuningProgress, show, stage
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..plan import PruningPlan
-    from ..traced import TracedModel
     from ..training.config import PruneConfig
+    from ..training.finetune import TuneResult
 
 
 def prune(
@@ -31,11 +30,13 @@ def prune(
     tune: bool = True,
     merge: bool = True,
     resume: bool = False,
+    bits: Literal[8, 4] | None = None,
 ) -> None:
     """Prune the model in a directory or of a name on the hub, and save the compact model to a new directory.
 
     ``adapter`` is put on the model and trained on, in place of a new one; without it ``model`` may be an adapter, which
-    names its model. Checkpoints lie in ``output`` with ``.run`` at its end, which is removed once the model is saved.
+    names its model. With ``bits`` the weights are stored in so few bits while they are tuned; the result has plain
+    ones. Checkpoints lie in ``output`` with ``.run`` at its end, which is removed once the model is saved.
 
     Raises:
         OutputExistsError: ``output`` exists, or an earlier run that would have to be resumed.
@@ -57,19 +58,21 @@ def prune(
     split = load_text(text)
     with stage(f"load {model}" + ("" if adapter is None else f" and the adapter {adapter}")):
         if adapter is not None:
-            module, tokenizer = load_adapted(adapter, model)
+            module, tokenizer = load_adapted(adapter, model, bits=bits)
         elif is_adapter(model):
-            module, tokenizer = load_adapted(model)
+            module, tokenizer = load_adapted(model, bits=bits)
         else:
-            module, tokenizer = load_model(model)
+            module, tokenizer = load_model(model, bits=bits)
     ids = windows(tokenizer, split.train, config.window)
+    adapters: Literal["merge", "keep"] = "merge" if merge else "keep"
     if tune:
-        traced, plan = tune_and_plan(module, tokenizer, ids, config, run_directory, resume=resume)
+        result = tuned(module, tokenizer, ids, config, run_directory, resume=resume)
+        traced, plan = result.traced, result.plan
     else:
         with stage(f"trace and score ({config.criterion})"):
             traced, plan = plan_at_once(module, ids, config)
     with stage("rewrite and verify"):
-        compact = rewrite(traced, plan, adapters="merge" if merge else "keep")
+        compact = result.compact(adapters=adapters) if tune else rewrite(traced, plan, adapters=adapters)
         about = {**compact.plan.about, "source": model, "text": split.name, "tuned": tune, "settings": asdict(config)}
         if adapter is not None:
             about["adapter"] = str(adapter)
@@ -105,14 +108,14 @@ def run_directory_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.run")
 
 
-def tune_and_plan(
+def tuned(
     model: nn.Module, tokenizer: Any, ids: Tensor, config: PruneConfig, run_directory: Path, *, resume: bool = False
-) -> tuple[TracedModel, PruningPlan]:
+) -> TuneResult:
     """:func:`graphprune.training.finetune.prune_while_tuning` with its progress on the screen."""
     from ..training.finetune import prune_while_tuning
 
     with TuningProgress("tune and prune") as shown:
-        result = prune_while_tuning(
+        return prune_while_tuning(
             model,
             tokenizer,
             ids,
@@ -121,7 +124,6 @@ def tune_and_plan(
             resume=resume,
             progress=lambda now: shown(now.step, now.total, now.loss, now.sparsity),
         )
-    return result.traced, result.plan
 
 
 def _check_run(run_directory: Path, *, resume: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -25,7 +25,11 @@ def is_adapter(name_or_path: str | Path) -> bool:
 
 
 def load_adapted(
-    adapter: str | Path, base: str | Path | None = None, *, dtype: torch.dtype = torch.float32
+    adapter: str | Path,
+    base: str | Path | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    bits: Literal[8, 4] | None = None,
 ) -> tuple[Any, Any]:
     """A causal language model with an adapter that was trained elsewhere, and its tokenizer.
 
@@ -37,6 +41,7 @@ def load_adapted(
         base: the model to put it on, as for :func:`graphprune.sources.load_model`; without it the one that the adapter
             names.
         dtype: what the weights of the base are loaded as.
+        bits: as for :func:`graphprune.sources.load_model`.
 
     Raises:
         SourceError: there is no such adapter or model, or one does not fit the other.
@@ -46,7 +51,7 @@ def load_adapted(
     found = find_base(directory, base)
     # The tokenizer first: should it be missing, that shows at once.
     tokenizer = tokenizer_in(tokenizer_place(directory, found))
-    return put_on(load_weights(found, dtype=dtype), directory), tokenizer
+    return put_on(load_weights(found, dtype=dtype, bits=bits), directory), tokenizer
 
 
 def tokenizer_place(adapter: Path, base: Path) -> Path:

@@ -22,7 +22,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig, PreTrainedModel
 
 from ..errors import DiskFullError, FileFormatError, OutputExistsError, SourceError
 from ..files import check_safetensors, is_disk_full, new_directory
@@ -50,12 +50,15 @@ _UNREADABLE = (
 )
 
 
-def load_model(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+def load_model(
+    name_or_path: str | Path, *, dtype: torch.dtype = torch.float32, bits: Literal[8, 4] | None = None
+) -> tuple[Any, Any]:
     """A causal language model in evaluation mode, and its tokenizer.
 
     Args:
         name_or_path: a Hugging Face model directory, or a name on the hub.
         dtype: what the weights are loaded as.
+        bits: store those of linear layers in so few bits, by bitsandbytes (NF4 where it is 4).
 
     Raises:
         SourceError: if there is no such model, or a part of it is missing.
@@ -64,17 +67,23 @@ def load_model(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) 
     directory = find_model(name_or_path)
     # The tokenizer first: should it be missing, that shows at once.
     tokenizer = load_tokenizer(directory)
-    return load_weights(directory, dtype=dtype), tokenizer
+    return load_weights(directory, dtype=dtype, bits=bits), tokenizer
 
 
-def load_weights(name_or_path: str | Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32) -> Any:
+def load_weights(
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    bits: Literal[8, 4] | None = None,
+) -> Any:
     """As :func:`load_model`, without the tokenizer, which then need not be there; ``"auto"`` keeps stored types."""
     directory = find_model(name_or_path)
     _check_weight_files(directory)
+    more = {} if bits is None else _in_few_bits(bits)
     try:
         with _quietly():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=dtype, trust_remote_code=False, local_files_only=True, output_loading_info=True
+                directory, dtype=dtype, trust_remote_code=False, local_files_only=True, output_loading_info=True, **more
             )
     except _UNREADABLE as error:
         raise SourceError(f"The model in {directory} can't be loaded: {first_line(error)}.") from error
@@ -87,6 +96,15 @@ def load_weights(name_or_path: str | Path, *, dtype: torch.dtype | Literal["auto
             f"{missing[0]} among them: get the whole model again."
         )
     return model.eval()
+
+
+def _in_few_bits(bits: Literal[8, 4]) -> dict[str, Any]:
+    """What ``from_pretrained`` is told to store weights in few bits."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise SourceError(f"Weights in {bits} bits need bitsandbytes: pip install 'graphprune[quantized]'.")
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}
+    config = BitsAndBytesConfig(**({"load_in_8bit": True} if bits == 8 else four))
+    return {"quantization_config": config, "device_map": "auto" if torch.accelerator.is_available() else "cpu"}
 
 
 def model_on_meta(directory: Path) -> Any:

@@ -28,7 +28,7 @@ from ..pipeline import rewrite
 from ..plan import PruningPlan
 from ..schedule import ROUNDING, schedule_by_name
 from ..scores import Scores
-from ..scoring import score_units
+from ..scoring import require_adapters, score_units
 from ..selection import removed_share, select
 from ..traced import TracedModel
 from .compaction import Compaction
@@ -61,6 +61,7 @@ class Pruner:
 
     Raises:
         TrainingError: the model has nothing to train, or lacks the adapters that the criterion needs.
+        ScoreError: no adapter is on any parameter of a group that can be cut, and the criterion needs one.
         BudgetError: the final ratio can't be met.
     """
 
@@ -309,6 +310,8 @@ class Pruner:
                 f"the criterion {self.criterion.name!r} needs LoRA adapters, and {name} has none: wrap it with "
                 "peft.get_peft_model(model, peft.LoraConfig(target_modules='all-linear')) first"
             )
+        if "lora_gradients" in self.criterion.needs:
+            require_adapters(self.traced, self.criterion)  # before the first step, and not when they are scored
         groups = self.traced.groups
         alike = Scores("check", {group.name: torch.ones(group.units) for group in groups if group.frozen is None})
         self._select(alike, self.config.ratio, 0)
