@@ -296,7 +296,7 @@ class _ConfigCheck:
         counts = list(range(parts - 1, 0, -1))
         if counts and parts <= MOST_COUNTED:
             whole, patched = self.config.to_dict(), self.patched(_all_but_one_part(families)).to_dict()
-            counts = [n for n in counts if _is_config(type(self.config), _scaled(whole, patched, n / parts))]
+            counts = [n for n in counts if _is_config(type(self.config), _scaled(whole, patched, n / parts, parts))]
         if not counts:
             return []
         keep = {
@@ -339,14 +339,17 @@ def _put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             place._buffers[attribute] = tensor
 
 
-def _scaled(whole: Mapping[str, Any], patched: Mapping[str, Any], share: float) -> dict[str, Any]:
-    """The settings of a config in which those that are patched, also in configs inside it, are a share of the whole."""
+def _scaled(whole: Mapping[str, Any], patched: Mapping[str, Any], share: float, parts: int) -> dict[str, Any]:
+    """The settings of a config in which those that are patched, also in configs inside it, are a share of the whole.
+
+    They are patched to all but one of ``parts``, from which those follow that are None in the whole.
+    """
     return {
-        name: _scaled(old, patched[name], share)
+        name: _scaled(old, patched[name], share, parts)
         if isinstance(old, Mapping)
         else old
         if old == patched[name]
-        else round(old * share)
+        else round((patched[name] * parts / (parts - 1) if old is None else old) * share)
         for name, old in whole.items()
     }
 

@@ -107,7 +107,7 @@ def set_sizes(
         if not type(child).__module__.startswith(("torch.nn.", "peft.tuners.")):
             _set_numbers(vars(child), [counted.get(path, {})], keep, vars(originals[path]))
     for config, paths in _configs(module).values():
-        _set_numbers(vars(config), _of_all(counted, paths), keep, vars(vars(originals[paths[0]])["config"]))
+        _set_config(vars(config), _of_all(counted, paths), keep, vars(vars(originals[paths[0]])["config"]))
 
 
 def patch_config(config: Any, module: nn.Module, counted: Mapping[str, Counted], keep: Keep) -> Any:
@@ -116,7 +116,7 @@ def patch_config(config: Any, module: nn.Module, counted: Mapping[str, Counted],
     patched = copy.deepcopy(config, copies)
     for key, (_, paths) in _configs(module).items():
         if key in copies:
-            _set_numbers(vars(copies[key]), _of_all(counted, paths), keep, vars(copies[key]))
+            _set_config(vars(copies[key]), _of_all(counted, paths), keep, dict(vars(copies[key])))
     return patched
 
 
@@ -269,6 +269,24 @@ def _set_numbers(
             if sizes:
                 values[name] = sizes.pop() if len(sizes) == 1 else value
                 break
+
+
+def _set_config(
+    values: MutableMapping[str, Any], counted: Sequence[Counted], keep: Keep, originals: Mapping[str, Any]
+) -> None:
+    """Change the numbers of a config, and give those a value that are None: what follows from others until it is cut.
+
+    ::
+
+        GPT2Config(n_embd=768, n_inner=None) -> GPT2Config(n_embd=768, n_inner=2048)
+    """
+    _set_numbers(values, counted, keep, originals)
+    for name in [name for name, value in originals.items() if value is None]:
+        for role in _roles_of(name)[:1]:
+            axes = {axis for each in counted for axis in each.get(role, ())}
+            sizes = {kept_size(axis, keep) for axis in axes if kept_size(axis, keep) != axis.size}
+            if len(sizes) == 1:
+                values[name] = sizes.pop()
 
 
 @cache
