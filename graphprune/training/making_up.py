@@ -3,6 +3,14 @@
 The second moments of the inputs of matrices go into a moving average at the steps that score, and at each pruning the
 base weights that stay get what :mod:`graphprune.reconstruction` gives for the units that go with it. The adapters stay
 as they are.
+
+What others can make up for is not lost with a unit. With the second moments ``C`` of all inputs, and the weights
+``W_u`` that take in those of unit u, the share of its part in the outputs that is lost is::
+
+    tr(W_u·((C⁻¹)_uu)⁻¹·W_uᵀ) / tr(W_u·C_uu·W_uᵀ)
+
+with the same ridge added to C throughout. Selection takes scores times this share. For a unit of one input it is
+``1/((C⁻¹)_uu·C_uu)``, the part of its variance that the others don't explain.
 """
 
 from __future__ import annotations
@@ -13,15 +21,22 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..axes import Atom
 from ..distributed import is_sharded, mean_of_processes
 from ..errors import TrainingError
 from ..gates import Gate
+from ..masks import fold
 from ..matrices import matrices
 from ..passes.slice_parameters import DimMasks, masks_within
 from ..program import fetch
 from ..quantised import quantised_weights
 from ..reconstruction import RIDGE, adding_moments, gates_of_matrices, least_squares
+from ..scores import Scores
+from ..selection import choose_groups
 from ..traced import TracedModel
+
+BLOCK = 256
+"""Inputs whose units are found at a time."""
 
 
 class MakingUp:
@@ -30,20 +45,23 @@ class MakingUp:
     Args:
         traced: the model that is trained.
         decay: the weight of the earlier moments in their moving average.
+        kinds: the kinds of groups that are pruned, None for all that are by default.
 
     Raises:
         TrainingError: weights are stored in few bits, or there is none that could make up.
     """
 
-    def __init__(self, traced: TracedModel, decay: float):
+    def __init__(self, traced: TracedModel, decay: float, kinds: tuple[str, ...] | None = None):
         self.traced, self.decay = traced, decay
+        self._names = {group.atom.id: group.name for group in choose_groups(traced, kinds)}
         self.moments: dict[str, Tensor] = {}
         """``[inputs, inputs]`` in float32 by parameter, of the inputs that are left."""
         self.has_changed = False
         self._newer: dict[Gate, Tensor] = {}
+        self._inputs: dict[str, dict[int, Tensor]] = {}
         if traced.stored is not None and quantised_weights(traced.module):
             raise TrainingError("make_up='weights' changes base weights, and quantised ones can't be: use 'none'")
-        self.gates = {gate.parameter: gate for gate in gates_of_matrices(traced)}
+        self.gates = {g.parameter: g for g in gates_of_matrices(traced) if g.units & self._names.keys()}
         if not self.gates:
             raise TrainingError("no matrix takes in units that can be pruned, so none can make up: use make_up='none'")
 
@@ -54,14 +72,65 @@ class MakingUp:
         with adding_moments(self.traced.module, self.gates.values(), self._newer):
             yield
 
-    def take(self) -> None:
-        """Put what was seen into the moving average; where several processes train, all must call this."""
+    def take(self) -> bool:
+        """Put what was seen into the moving average, and whether there was something.
+
+        Where several processes train the model, all must call this.
+        """
         device = next(self.traced.module.parameters()).device
         newer = mean_of_processes({gate.parameter: moments for gate, moments in self._newer.items()}, device)
         for name, moments in newer.items():
             now = moments.to(device)
             self.moments[name] = self.moments[name].mul_(self.decay).add_(now) if name in self.moments else now
         self._newer = {}
+        return bool(newer)
+
+    def lost(self, scores: Scores, before: Mapping[str, DimMasks], there: Mapping[str, DimMasks]) -> Scores:
+        """The scores times the share of each unit's part in the outputs that the others can't make up for.
+
+        Args:
+            scores: those of the units by themselves.
+            before: the keep-masks of what is pruned so far, of the whole model.
+            there: those of what was cut.
+        """
+        known, earlier = matrices(self.traced), masks_within(before, there)
+        whole: dict[str, Tensor] = {}
+        left: dict[str, Tensor] = {}
+        for name, moments in self.moments.items():
+            gate = self.gates[name]
+            present = there.get(name, {gate.weight_dim: None})[gate.weight_dim]
+            pruned = earlier.get(name, {gate.weight_dim: None})[gate.weight_dim]
+            kept = torch.ones(len(moments), dtype=torch.bool) if pruned is None else pruned
+            places = kept.nonzero().flatten()
+            weight = (
+                known[name].effective(slice(None)).movedim(gate.weight_dim, 1)[:, places.to(moments.device)].float()
+            )
+            place = torch.full((gate.axis.size,), -1)
+            place[torch.arange(gate.axis.size) if present is None else present.nonzero().flatten()] = torch.where(
+                kept, kept.cumsum(0) - 1, -1
+            )
+            for atom, inputs in self._inputs_of(gate).items():
+                group = self._names[atom]
+                parts = parts_in_outputs(weight, moments[places][:, places], place[inputs], RIDGE)
+                shape = scores[group].shape
+                for sums, part in zip((whole, left), parts, strict=True):
+                    values = part.cpu().reshape(shape)
+                    sums[group] = sums[group] + values if group in sums else values
+        found = dict(scores)
+        for group, part in whole.items():
+            share = torch.where(part > 0, left[group] / part, torch.ones_like(part)).clamp(0, 1)
+            found[group] = found[group] * share.to(found[group])
+        return Scores(scores.criterion, found)
+
+    def _inputs_of(self, gate: Gate) -> dict[int, Tensor]:
+        """The positions ``[units, n]`` of the inputs that each unit has, slots and units flattened, by atom."""
+        if gate.parameter not in self._inputs:
+            self._inputs[gate.parameter] = {
+                atom: inputs
+                for atom, inputs in inputs_of_units(gate, self.traced.groups.slots).items()
+                if atom in gate.units & self._names.keys()
+            }
+        return self._inputs[gate.parameter]
 
     def update(
         self, masks: Mapping[str, DimMasks], before: Mapping[str, DimMasks], there: Mapping[str, DimMasks]
@@ -113,3 +182,46 @@ class MakingUp:
         self.has_changed = bool(weights)
         for name, weight in weights.items():
             fetch(self.traced.module, name).copy_(weight)
+
+
+def inputs_of_units(gate: Gate, slots: Mapping[int, Atom]) -> dict[int, Tensor]:
+    """The positions ``[units, n]`` on the axis of a gate that each unit of each of its atoms has."""
+    found: dict[int, list[Tensor]] = {}
+    one_hot = torch.vmap(lambda row: fold(gate.axis, row, slots))
+    for rows in torch.eye(gate.axis.size).split(BLOCK):
+        for atom, units in one_hot(rows).items():
+            found.setdefault(atom, []).append(units.flatten(1) > 0)
+    has = {atom: torch.cat(blocks).T for atom, blocks in found.items()}
+    return {atom: each.nonzero()[:, 1].reshape(len(each), -1) for atom, each in has.items()}
+
+
+def parts_in_outputs(weight: Tensor, moments: Tensor, inputs: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """What units have in the second moment of the outputs, and what of it the other inputs can't make up for.
+
+    Args:
+        weight: ``[outputs, inputs]``.
+        moments: ``[inputs, inputs]``.
+        inputs: ``[units, n]``, positions of the inputs of each unit; those that are gone are -1.
+        ridge: what is added to the diagonal, as a share of it.
+
+    Returns:
+        Two tensors ``[units]``; both are zero for a unit without inputs.
+    """
+    scale = moments.diagonal().clamp(min=torch.finfo(torch.float32).tiny).sqrt()
+    correlated = moments / scale[:, None] / scale
+    correlated.diagonal().add_(ridge)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(correlated))
+    scaled = weight * scale
+    whole, left = (weight.new_zeros(len(inputs)) for _ in range(2))
+    if inputs.shape[1] == 1:
+        alive = (inputs[:, 0] >= 0).nonzero().flatten()
+        at = inputs[alive, 0].to(weight.device)
+        energy = scaled[:, at].square().sum(0)
+        whole[alive], left[alive] = energy * correlated.diagonal()[at], energy / inverse.diagonal()[at]
+        return whole, left
+    for unit, positions in enumerate(inputs):
+        at = positions[positions >= 0].to(weight.device)
+        own = scaled[:, at]
+        for part, matrix in ((whole, correlated[at][:, at]), (left, torch.linalg.inv(inverse[at][:, at]))):
+            part[unit] = ((own @ matrix) * own).sum()
+    return whole, left

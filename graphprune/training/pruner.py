@@ -81,7 +81,7 @@ class Pruner:
         self._watching = ExitStack()
         self._watched = 0
         self._check()
-        self.making_up = MakingUp(traced, config.decay) if config.make_up == "weights" else None
+        self.making_up = MakingUp(traced, config.decay, config.kinds) if config.make_up == "weights" else None
 
     @property
     def last_step(self) -> int:
@@ -172,17 +172,18 @@ class Pruner:
         newer = Scores(own.criterion, mean_of_processes(own.by_group, self._device))
         self.scores = newer if self.scores is None else self.scores.moving_average(newer, self.config.decay)
         ratio = self.target(step)
-        plan = self._select(self.scores, ratio, step) if ratio > 0 else None
-        if self.making_up is not None:
-            self.making_up.take()
-            if not self.making_up.moments:
-                raise self._unwatched("making up has seen no forward pass", step)
-            if plan is not None:
-                self.making_up.update(masks_of(self.traced, plan), self._masks, self._there)
-            if step >= self.last_step:
-                self.making_up.moments = {}  # nothing is pruned any more
-        if plan is not None:
+        if self.making_up is None:
+            if ratio > 0:
+                self._apply(self._select(self.scores, ratio, step))
+            return
+        if not self.making_up.take():
+            raise self._unwatched("making up has seen no forward pass", step)
+        if ratio > 0:
+            plan = self._select(self.making_up.lost(self.scores, self._masks, self._there), ratio, step)
+            self.making_up.update(masks_of(self.traced, plan), self._masks, self._there)
             self._apply(plan)
+        if step >= self.last_step:
+            self.making_up.moments = {}  # nothing is pruned any more
 
     def restore(self, plan: PruningPlan, scores: Scores | None) -> None:
         """Go on from an earlier state: its pruned slices become zero in a model that may still have them.

@@ -10,8 +10,11 @@ from torch import Tensor
 
 import graphprune as gp
 from graphprune.errors import TrainingError, TrainingInterrupted
+from graphprune.gates import find_gates
 from graphprune.reconstruction import RIDGE
+from graphprune.scores import Scores
 from graphprune.training.finetune import TuneProgress, TuneResult, prune_while_tuning
+from graphprune.training.making_up import inputs_of_units, parts_in_outputs
 
 from .test_finetune import assert_same
 from .tiny import random_windows, tiny_llama, tiny_with_adapters
@@ -90,6 +93,60 @@ def test_a_model_that_is_cut_on_the_way_is_made_up_alike(tmp_path: Path) -> None
     masked, cut = run("masked", None), run("cut", 0.2)
     assert masked.plan == cut.plan
     assert masked.losses == pytest.approx(cut.losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_what_the_others_cannot_make_up_for(width: int) -> None:
+    """It is the Schur complement: the second moment of what is left once the others have predicted a unit."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(200, 12, generator=generator), torch.randn(5, 12, generator=generator)
+    x[:, :6] += x[:, 6:]
+    moments = x.T @ x
+    inputs = torch.randperm(12, generator=generator).reshape(-1, width)
+    inputs[0, 0] = -1
+    whole, left = parts_in_outputs(weight, moments, inputs, 0.1)
+    ridged = (moments + 0.1 * moments.diagonal().diag()).double()
+    for unit, positions in enumerate(inputs):
+        own = torch.zeros(12, dtype=torch.bool)
+        own[positions[positions >= 0]] = True
+        inner = ridged[own][:, own]
+        across = ridged[own][:, ~own]
+        complement = inner - across @ torch.linalg.solve(ridged[~own][:, ~own], across.T)
+        taken = weight[:, own].double()
+        assert float(whole[unit]) == pytest.approx(float((taken @ inner @ taken.T).trace()), rel=1e-4)
+        assert float(left[unit]) == pytest.approx(float((taken @ complement @ taken.T).trace()), rel=1e-4)
+
+
+def test_the_inputs_of_units() -> None:
+    """In a LLaMA with four query heads on two KV heads, each query head has its own eight inputs of o_proj."""
+    traced = gp.trace(tiny_llama())
+    gates = {gate.parameter: gate for gate in find_gates(traced) if gate.at_input}
+    gate = gates["model.layers.0.self_attn.o_proj.weight"]
+    kinds = {
+        traced.groups.by_atom[atom].kind: inputs
+        for atom, inputs in inputs_of_units(gate, traced.groups.slots).items()
+        if atom in gate.units
+    }
+    assert kinds["heads"].tolist() == torch.arange(32).reshape(2, 16).tolist()
+    assert kinds["repeats"].tolist() == torch.arange(32).reshape(4, 8).tolist()
+
+
+def test_what_others_can_make_up_for_is_not_lost() -> None:
+    """Channel 5 is twice channel 4, so either can go, as long as the other stays."""
+    model: Any = tiny_with_adapters(tied=False)
+    mlp = model.base_model.model.model.layers[0].mlp
+    with torch.no_grad():
+        mlp.gate_proj.base_layer.weight[5] = mlp.gate_proj.base_layer.weight[4]
+        mlp.up_proj.base_layer.weight[5] = 2 * mlp.up_proj.base_layer.weight[4]
+    pruner = gp.Pruner(gp.trace(model), CONFIG, 4)
+    assert pruner.making_up is not None
+    with pruner.making_up.watching():
+        model(input_ids=random_windows())
+    pruner.making_up.take()
+    group = next(name for name in (each.name for each in pruner.traced.groups) if "layers.0.mlp" in name)
+    alike = {name: torch.ones_like(score) for name, score in gp.score(pruner.traced, "magnitude").items()}
+    lost = pruner.making_up.lost(Scores("alike", alike), {}, {})[group]
+    assert sorted(lost.argsort()[:2].tolist()) == [4, 5]
 
 
 def test_a_loop_is_told_to_watch() -> None:

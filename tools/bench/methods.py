@@ -56,6 +56,7 @@ class Method:
 
 EVERY_LAYER_ALIKE: Mapping[str, Any] = {"scope": "layer"}
 RELEASED: Mapping[str, Any] = {"scope": "layer", "skip_layers": (0, 1, 2, -1)}
+FAST: Mapping[str, Any] = {"criterion": "fisher", "normalize": None, "warmup": 0.04, "cooldown": 0.5, "interval": 5}
 
 METHODS = (
     Method("dense", "dense", "the model as it is"),
@@ -97,7 +98,14 @@ METHODS = (
         "fisher",
         "while tuning",
         "gates on units, what a parameter is worth ranked over all layers, pruned fast and then tuned for longer",
-        {"criterion": "fisher", "normalize": None, "warmup": 0.04, "cooldown": 0.5, "interval": 5},
+        FAST,
+    ),
+    Method(
+        "fisher, made up",
+        "while tuning",
+        "the same; at each pruning the weights that stay make up for what goes, and what they can make up for counts as "
+        "not lost",
+        {**FAST, "make_up": "weights"},
     ),
 )
 
