@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .constraints import Constraints
     from .errors import GraphPruneError
     from .export.directory import load, save
+    from .export.genai import export_genai
     from .export.gguf import export_gguf
     from .export.hub import push_to_hub
     from .export.onnx import export_onnx
@@ -59,6 +60,7 @@ _MODULES = {
     "TracedModel": "traced",
     "compensate": "compensation",
     "reconstruct": "reconstruction",
+    "export_genai": "export.genai",
     "export_gguf": "export.gguf",
     "export_onnx": "export.onnx",
     "load": "export.directory",
@@ -107,6 +109,7 @@ __all__ = [
     "TracedModel",
     "__version__",
     "compensate",
+    "export_genai",
     "export_gguf",
     "export_onnx",
     "load",

@@ -198,6 +198,16 @@ def test_prune_while_tuning_then_eval_and_export(model: Path, text: Path, tmp_pa
     }
 
 
+def test_export_with_a_cache_in_fewer_bits(model: Path, tmp_path: Path) -> None:
+    exported = run("export", model, "-o", tmp_path / "out", "--genai", "--precision", "int8")
+    assert exported.exit_code == 0, exported.output
+    assert ", the cache of 2 layers; int8, near torch in onnxruntime within" in exported.stdout
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"model.onnx", "genai_config.json", "tokenizer.json"} <= names
+    line = failure(run("export", model, "-o", tmp_path / "missing" / "out.onnx", "--cache"))
+    assert line == f"there is no directory {tmp_path / 'missing'} for out.onnx: make it, or give another path"
+
+
 def test_apply_by_shard_and_in_memory_write_the_same(model: Path, plan: Path, tmp_path: Path) -> None:
     one = run("apply", plan, model, "-o", tmp_path / "one", "--in-memory")
     assert one.exit_code == 0, one.output
@@ -244,6 +254,31 @@ def test_prune_with_the_settings_of_a_result(model: Path, text: Path, tmp_path: 
     assert changed.exit_code == 0, changed.output
     settings = json.loads((first / "plan.json").read_text())["about"]["settings"]
     assert json.loads((other / "plan.json").read_text())["about"]["settings"] == {**settings, "ratio": 0.1}
+
+
+def test_prune_and_cut_while_tuning(model: Path, text: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    result = run("prune", model, "--ratio", 0.2, "-o", output, "--compaction", 0.05, *prune_options(text))
+    assert result.exit_code == 0, result.output
+    assert _load(output).num_parameters() == pytest.approx(0.8 * _load(model).num_parameters(), rel=0.01)
+    assert "; equal to the masked model within " in result.stdout
+    assert json.loads((output / "plan.json").read_text())["about"]["settings"]["compaction"] == 0.05
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_prune_on_weights_in_few_bits(model: Path, text: Path, tmp_path: Path, bits: int) -> None:
+    pytest.importorskip("bitsandbytes")
+    output = tmp_path / "out"
+    result = run("prune", model, "--ratio", 0.2, "-o", output, "--base-bits", bits, *prune_options(text))
+    assert result.exit_code == 0, result.output
+    assert _load(output).num_parameters() == pytest.approx(0.8 * _load(model).num_parameters(), rel=0.01)
+    assert {tensor.dtype for tensor in load_file(output / "model.safetensors").values()} == {torch.float32}
+
+
+def test_few_bits_without_the_library(model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.sources.model.importlib.util.find_spec", lambda name: None)
+    line = failure(run("prune", model, "--ratio", 0.2, "-o", tmp_path / "out", "--base-bits", 8, "--text", text))
+    assert line == "Weights in 8 bits need bitsandbytes: pip install 'graphprune[quantized]'."
 
 
 def test_a_plan_without_settings(model: Path, plan: Path, tmp_path: Path) -> None:

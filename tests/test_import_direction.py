@@ -16,6 +16,7 @@ LAYERS: list[set[str]] = [
     {
         "graphprune.distributed",
         "graphprune.files",
+        "graphprune.onnx",
         "graphprune.quiet",
         "graphprune.schedule",
         "graphprune.weight_files",

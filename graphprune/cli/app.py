@@ -122,6 +122,21 @@ class Of(StrEnum):
     macs = "macs"
 
 
+class Precision(StrEnum):
+    """The type of the weights in an ONNX file."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class Part(StrEnum):
+    """What of a model is exported."""
+
+    encoder = "encoder"
+    decoder = "decoder"
+
+
 class GGUFType(StrEnum):
     """The type of matrices in a GGUF file."""
 
@@ -238,7 +253,7 @@ def prune(
     multiple_of: Annotated[int, typer.Option(metavar="N", help="Keep a multiple of N channels.")] = 1,
     tune: Annotated[bool, typer.Option("--tune/--no-tune", help="Fine-tune while pruning, or prune at once.")] = True,
     make_up: Annotated[
-        MakeUp, typer.Option(help="With --no-tune: what makes up for removed units, biases or the weights that stay.")
+        MakeUp, typer.Option(help="What makes up for removed units: weights that stay, or with --no-tune biases.")
     ] = MakeUp.none,
     epochs: Annotated[float, typer.Option(metavar="N", help="How often the text is gone through.")] = 2.0,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Optimiser steps, in place of epochs.")] = None,
@@ -255,7 +270,8 @@ def prune(
         ),
     ] = None,
     base_bits: Annotated[
-        BaseBits | None, typer.Option(help="Tune on weights in so few bits, by bitsandbytes; the result has plain ones.")
+        BaseBits | None,
+        typer.Option(help="Tune on weights in so few bits, by bitsandbytes; the result has plain ones."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of data order and adapters.")] = 0,
     merge: Annotated[
@@ -402,12 +418,26 @@ def evaluate(
 def export(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The ONNX file to write.")],
+    cache: Annotated[bool, typer.Option("--cache", help="With keys and values as inputs and outputs.")] = False,
+    precision: Annotated[Precision, typer.Option(help="The type of the weights.")] = Precision.fp32,
+    part: Annotated[Part | None, typer.Option(help="The encoder or the decoder of a model that has both.")] = None,
+    genai: Annotated[
+        bool, typer.Option("--genai", help="Write a directory for onnxruntime-genai, with cache and tokenizer.")
+    ] = False,
     opset: Annotated[int | None, typer.Option(metavar="N", help="The ONNX opset, 18 or later.")] = None,
 ) -> None:
     """Write a model as ONNX, batch and sequence free, and compare it with torch in onnxruntime."""
     from .export import export as run
 
-    run(model, output, opset=opset)
+    run(
+        model,
+        output,
+        opset=opset,
+        part=None if part is None else part.value,
+        cache=cache,
+        precision=precision.value,
+        genai=genai,
+    )
 
 
 @app.command(short_help="Write a model as GGUF, for llama.cpp.")

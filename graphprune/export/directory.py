@@ -10,9 +10,9 @@ models, makes transformers' own class smaller by them (see ``modeling_pruned.py`
 
     out/  config.json  modeling_pruned.py  …         AutoModelForCausalLM.from_pretrained("out", trust_remote_code=True)
 
-A model that has a graph form only is saved as its tensors and its plan (see ``graph_form.py``), and any other model as
-its tensors and the sizes of each module, which only ``gp.load`` reads (see ``layer_form.py``). There is no config.json
-then, so that nothing takes it for a plain model.
+A model that has a graph form only is saved as its tensors and its plan, and once more as a program that torch loads by
+itself (see ``graph_form.py``), and any other model as its tensors and the sizes of each module, which only ``gp.load``
+reads (see ``layer_form.py``). There is no config.json then, so that nothing takes it for a plain model.
 
 Weights are split into files of at most ``max_shard_size`` in the first two forms. Adapters that were kept lie in
 ``out/adapter``, as peft saves them, on top of any of them.
@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..adapters import adapter_layers, is_peft_model, outputs_of, rounding_of, without_adapters
 from ..compact import CompactModel
@@ -43,7 +43,7 @@ from ..weight_files import WEIGHTS
 from .adapter_form import read_adapters, write_adapters
 from .biases import with_said_biases
 from .card import model_card
-from .graph_form import INPUTS, describe_inputs, write_tensors
+from .graph_form import INPUTS, PROGRAM, describe_inputs, run_program, write_program, write_tensors
 from .labels import label
 from .layer_form import plain_tensors, read_cut_graph, read_layers, write_dense_config, write_layers
 from .manifest import (
@@ -63,7 +63,7 @@ from .manifest import (
     write_json,
     wrong_shape,
 )
-from .pruned_form import auto_classes, pruned_class, pruned_form
+from .pruned_form import auto_classes, dense_origin, is_pruned, pruned_class, pruned_form
 
 __all__ = ["ABOUT", "ADAPTER", "PLAN", "Form", "SaveReport", "describe", "load", "plain_tensors", "read_plan", "save"]
 
@@ -141,6 +141,7 @@ def write(
             f"the adapters were put into {type(module).__name__} without a PeftModel around it, so they can't be saved "
             'beside it: merge them, with gp.rewrite(traced, plan, adapters="merge")'
         )
+    origin = dense_origin(without_adapters(module), origin) if compact.module_form is not None else origin
     writer = _Writer(compact, module, origin, place, max_shard_size, measured)
     if compact.module_form is None:
         form, reason, error = writer.write_graph(directory)
@@ -251,14 +252,27 @@ class _Writer:
             write_json(directory / DENSE_CONFIG, self.origin.config.to_dict())
         self._write_common(directory, "graph", self.compact.module_error)
         known = self.origin.config is not None and transformers_class(self.origin.architecture) is not None
-        return "graph", self.compact.module_error, self._reload_graph(directory) if known else None
+        args, kwargs = self.origin.args, self.origin.kwargs
+        expected = outputs_of(self.module, args, kwargs)
+        error: float | None = None
+        graph: Any = self.compact.graph
+        if known:
+            graph = load(directory)  # it takes other sizes, and so does the program that is made of it
+            error = self._agree(expected, outputs_of(graph, args, kwargs), "the graph that is loaded again")
+        reason = self.compact.module_error
+        try:
+            write_program(graph, args, kwargs, directory / PROGRAM)
+        except ExportError as refusal:
+            (directory / PROGRAM).unlink(missing_ok=True)
+            return "graph", f"{reason}; no {PROGRAM} was written, as {refusal}", error
+        self._agree(expected, run_program(directory / PROGRAM, args, kwargs), f"the program in {PROGRAM}")
+        return "graph", reason, error
 
-    def _reload_graph(self, directory: Path) -> float:
-        """How far the graph that is loaded from ``directory`` is from the one that was saved there."""
-        expected = outputs_of(self.module, self.origin.args, self.origin.kwargs)
-        error = difference(expected, outputs_of(load(directory), self.origin.args, self.origin.kwargs))
+    def _agree(self, expected: list[Tensor], found: list[Tensor], name: str) -> float:
+        """How far what was loaded is from the compact model."""
+        error = difference(expected, found)
         if not error <= rounding_of(self.module):
-            raise ExportError(f"the graph that is loaded again differs by {error:.1e} from the compact model")
+            raise ExportError(f"{name} differs by {error:.1e} from the compact model")
         return error
 
     def _why_not_transformers(self, plain: nn.Module) -> str | None:
@@ -266,7 +280,7 @@ class _Writer:
             return f"{self.origin.architecture} is not a model of transformers"
         if transformers_class(self.origin.architecture) is None:
             return f"the class {self.origin.architecture} is not part of transformers"
-        return misfit(plain)
+        return "its layers differ in size" if is_pruned(plain) else misfit(plain)
 
     def _write_common(self, directory: Path, form: Form, reason: str | None) -> None:
         about: dict[str, Any] = {

@@ -1,12 +1,19 @@
 """Directories of models that have a graph form only.
 
-The graph itself is not stored: it follows from the architecture and the plan. Loading builds the dense model on the
-meta device, traces it with inputs like those that it was traced with, cuts the graph to the plan, and puts the stored
-tensors into it. Batch and sequence dims stay open where the model allows it.
+1. The tensors. The graph follows from the architecture and the plan: loading builds the dense model on the meta device,
+   traces it with inputs like those that it was traced with, cuts the graph to the plan, and puts the stored tensors
+   into it. Batch and sequence dims stay open where the model allows it.
+2. The same as a program of torch.export, with its own copy of the tensors, which needs nothing but torch, and holds no
+   pickle::
+
+       torch.export.load("out/model.pt2").module()(input_ids=ids)["logits"]
 """
 
 from __future__ import annotations
 
+import copy
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,21 +22,93 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
+from torch.export import Dim
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..compact import CompactModel
 from ..errors import CaptureError, ExportError, FileFormatError
+from ..files import is_disk_full
 from ..passes.recompute_shapes import recompute_shapes
 from ..passes.rescale_statistics import rescale_statistics
 from ..pipeline import trace
 from ..plan import PruningPlan
+from ..quiet import first_line
 
-INPUTS = "inputs"
+INPUTS, PROGRAM = "inputs", "model.pt2"
+
+_PLAIN_MEMBERS = (".json", "/archive_format", "/archive_version", "/byteorder", "/version", "/serialization_id")
+_ZIP = b"PK\x03\x04"
 
 
 def write_tensors(compact: CompactModel, file: Path) -> None:
     """Store every tensor of the graph form, each once."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in compact.graph.state_dict().items()}
     save_file(tensors, file, metadata={"format": "pt"})
+
+
+def write_program(graph: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any], file: Path) -> None:
+    """Store a graph as a program of torch.export, with every size free that it leaves free.
+
+    Raises:
+        ExportError: torch can't capture the graph, or would pickle a part of it.
+    """
+    free = _all_dims(args) + tuple(_all_dims(tuple(kwargs.values())))
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(_with_plain_outputs(graph), args, dict(kwargs), dynamic_shapes=free)
+            program.example_inputs = None  # they would be pickled
+            torch.export.save(program, file)
+    except Exception as error:  # torch.export has no base class of its own for what it can't capture
+        if is_disk_full(error):
+            raise
+        raise ExportError(f"torch.export can't capture the compact graph: {first_line(error)}") from error
+    pickled = pickles_in(file)
+    if pickled:
+        raise ExportError(f"torch.export would pickle {pickled[0]} of the compact graph, and nothing here is pickled")
+
+
+def run_program(file: Path, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The output tensors of a program that was stored."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        outputs = torch.export.load(file).module()(*args, **kwargs)
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def pickles_in(file: Path) -> list[str]:
+    """The members of a .pt2 file that are pickles: all that is neither JSON nor the plain bytes of a tensor."""
+    found: list[str] = []
+    with zipfile.ZipFile(file) as members:
+        for member in members.infolist():
+            if not member.file_size or member.filename.endswith(_PLAIN_MEMBERS):
+                continue
+            tensor = "/data/weights/" in member.filename or "/data/constants/" in member.filename
+            if not tensor or members.open(member).read(4) == _ZIP:  # what torch pickles is a zip in the zip
+                found.append(member.filename)
+    return found
+
+
+def _all_dims(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """For each input its dims, all of them free where the graph allows it."""
+    found: tuple[Any, ...] = tree_map(
+        lambda value: dict.fromkeys(range(value.ndim), Dim.AUTO) if isinstance(value, Tensor) else None, inputs
+    )
+    return found
+
+
+def _with_plain_outputs(graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph with its outputs in a dict, where they are in a mapping of a class that torch alone does not know."""
+    result = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    codegen: Any = result.graph._codegen
+    info = getattr(codegen, "pytree_info", None)
+    if info is None or info.out_spec is None:
+        return result
+    outputs = tree_unflatten(range(info.out_spec.num_leaves), info.out_spec)
+    if isinstance(outputs, Mapping):
+        codegen.pytree_info = info._replace(out_spec=tree_flatten(dict(outputs))[1])
+        result.recompile()
+    return result
 
 
 def describe_inputs(value: Any) -> Any:

@@ -1,9 +1,10 @@
 """ONNX files of compact models, checked against torch in onnxruntime before they appear.
 
 1. Adapters are merged into a copy, and halves become single precision, in which onnxruntime computes on any CPU.
-2. The module is exported with the batch and the sequence of its inputs dynamic; where it can't be, static.
-3. A weight that is in the file twice, once transposed (tied embeddings), is kept once.
-4. The file is checked, run at the traced sizes and at others, and compared with the module.
+2. What is exported is chosen: the module, its encoder or decoder, or a decoder with its cache (``onnx_parts.py``).
+3. It is exported with the batch and the sequence of its inputs free; where that can't be, with fixed sizes.
+4. The graph is tidied (``onnx_graph.py``) and, if asked for, has fewer bits (``rounding.py``, ``onnx_quantise.py``).
+5. The file is checked, run at the traced sizes and at others, and compared with the module (``onnx_check.py``).
 """
 
 from __future__ import annotations
@@ -13,15 +14,12 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from ..adapters import adapter_layers, merged_copy, named_inputs
 from ..compact import CompactModel
@@ -29,8 +27,14 @@ from ..errors import DiskFullError, ExportError, OutputExistsError
 from ..files import is_disk_full
 from ..passes.trace import inference_mode_of
 from ..pipeline import example_inputs
+from ..plan import PruningPlan
 from ..quiet import first_line, quietly
-from .onnx_check import Agreement, Inputs, compare, describe, feeds, is_spec, open_session, resized, samples
+from ..version import __version__
+from .onnx_check import Agreement, Inputs, compare, describe, feeds, open_session
+from .onnx_graph import describe_origin, drop_notes, drop_unused, name_dims, share_transposes
+from .onnx_parts import Part, Subject, decoder, encoder, whole, with_cache
+from .onnx_quantise import quantise
+from .rounding import Precision, check_precision, half_inputs, halved
 
 OLDEST_OPSET = 18
 FUSED_OPSET = 23
@@ -40,11 +44,6 @@ row, so the optimisations without fusions are run instead."""
 EXTERNAL_BYTES = 1_800_000_000
 """From this size on the weights lie in a file beside the model: a protobuf holds at most 2 GB."""
 
-SHARED_BYTES = 1 << 16
-"""Weights below this size are not searched for transposed copies."""
-
-DYNAMIC_NAMES = ("batch", "sequence")
-
 
 @dataclass(frozen=True)
 class OnnxReport:
@@ -52,12 +51,13 @@ class OnnxReport:
 
     ``inputs`` and ``outputs`` give the dims of each tensor, a name where the size is free. ``note`` says what is not as
     it was asked for: sizes that could not be left free, types that were changed. ``difference`` is the largest absolute
-    one between onnxruntime and torch at each of the sizes that were ``checked``, and ``relative`` the same as a share
-    of the largest value of the output; all are empty without a check.
+    one between onnxruntime and torch, in single precision, at each of the sizes that were ``checked``, and ``relative``
+    the same as a share of the largest value of the output; all are empty without a check.
     """
 
     path: Path
     opset: int
+    precision: Precision
     inputs: Mapping[str, tuple[int | str, ...]]
     outputs: Mapping[str, tuple[int | str, ...]]
     note: str | None
@@ -78,50 +78,64 @@ def export_onnx(
     path: str | Path,
     *,
     inputs: Any = None,
+    part: Part | None = None,
+    cache: bool = False,
+    precision: Precision = "fp32",
     opset: int = OLDEST_OPSET,
     dynamic: bool = True,
     check: bool = True,
+    plan: PruningPlan | None = None,
 ) -> OnnxReport:
     """Write a compact model, or any module, to a new ONNX file.
 
     Adapters are merged. ``inputs`` are example inputs, as a mapping of named ones, a tuple of positional ones or one
-    tensor; by default those that the model was traced with. ``dynamic`` leaves their batch and sequence sizes free.
-    ``check`` runs the file in onnxruntime at two sizes and compares all outputs with torch.
+    tensor; by default those that the model was traced with. ``part`` writes the encoder, or the decoder, of a model
+    that has both. ``cache`` gives a decoder its keys and values as inputs ``past_key_values.N.key`` and outputs
+    ``present.N.key``, as :func:`graphprune.onnx.generate` and onnxruntime-genai expect. ``precision`` is ``"fp32"``,
+    ``"fp16"`` or ``"int8"``. ``dynamic`` leaves batch and sequence sizes free. ``check`` runs the file in onnxruntime
+    at several sizes and compares all outputs with torch. ``plan`` says by what a plain module was cut; the metadata of
+    the file hold its digest.
 
     Weights of more than 1.8 GB lie in a second file, ``path`` with ``.data`` at its end.
 
     Raises:
         OutputExistsError: the file, or the one with the weights, exists.
-        ExportError: the model has no values, torch or onnxruntime can't deal with it, or the outputs differ.
+        ExportError: there is no directory for it, the model has no values or no such part, its cache can't be captured,
+            torch or onnxruntime can't deal with it, or the outputs differ.
         DiskFullError: the disk is full.
     """
     path = Path(path).absolute()
-    for each in (path, _data_path(path)):
-        if os.path.lexists(each):
-            raise OutputExistsError(f"{each} exists already and is not overwritten: give another name, or remove it")
+    check_target(path)
     if opset < OLDEST_OPSET:
         raise ExportError(f"opset {opset} is too old for torch's exporter: ask for {OLDEST_OPSET} or more")
+    check_precision(precision)
     clock = {"export": time.perf_counter()}
     module, notes = _exportable(model)
-    example = _two_of_each(_example(model, module, inputs), dynamic)
+    subject = _subject(model, module, inputs, part, cache, dynamic)
     with quietly():
-        program, spec, reason = _export(module, example, opset, dynamic)
-        _share_transposes(program.model)
+        program, free, reason = _export(subject, type(module).__name__, opset, precision)
+    drop_unused(program.model)
+    drop_notes(program.model)
+    share_transposes(program.model)
+    if precision == "int8":
+        kept = quantise(program.model)
+        notes += [f"{kept:.0%} of the weights are no matrices of products and stay in single precision"] * (kept > 0.05)
+    describe_origin(program.model, _facts(model, plan, precision))
     clock["check"] = time.perf_counter()
     notes += [reason] if reason is not None else []
     checked: list[Mapping[str, tuple[int, ...]]] = []
     differences: list[Agreement] = []
     with _published(path) as temporary:
         with quietly():
-            program.save(temporary, external_data=_weight_bytes(module) > EXTERNAL_BYTES)
+            program.save(temporary, external_data=_weight_bytes(program.model) > EXTERNAL_BYTES)
         described = describe(temporary)
         if described[2] != opset:
             notes.append(f"the exporter made opset {described[2]}, not {opset}")
         if check:
             session = open_session(temporary)
-            for sample in samples(module, example, spec):
+            for sample in subject.samples(free):
                 checked.append({name: tuple(value.shape) for name, value in feeds(session, sample).items()})
-                agreement = compare(module, session, sample)
+                agreement = compare(subject.module, session, sample, precision)
                 differences.append(agreement)
                 notes += [agreement.note] if agreement.note is not None else []
         size = sum(file.stat().st_size for file in temporary.parent.iterdir())
@@ -129,6 +143,7 @@ def export_onnx(
     return OnnxReport(
         path=path,
         opset=described[2],
+        precision=precision,
         inputs=described[0],
         outputs=described[1],
         note="; ".join(notes) or None,
@@ -138,6 +153,49 @@ def export_onnx(
         bytes=size,
         seconds={stage: end - start for (stage, start), end in zip(clock.items(), ends, strict=True)},
     )
+
+
+def check_target(path: Path) -> None:
+    """Refuse a place where no new file can be.
+
+    Raises:
+        OutputExistsError: the file, or the one with its weights, exists.
+        ExportError: its directory does not.
+    """
+    for each in (path, _data_path(path)):
+        if os.path.lexists(each):
+            raise OutputExistsError(f"{each} exists already and is not overwritten: give another name, or remove it")
+    if not path.parent.is_dir():
+        raise ExportError(f"there is no directory {path.parent} for {path.name}: make it, or give another path")
+
+
+def _subject(
+    model: CompactModel | nn.Module, module: nn.Module, inputs: Any, part: Part | None, cache: bool, dynamic: bool
+) -> Subject:
+    if isinstance(model, CompactModel) and model.module_form is None and (cache or part is not None):
+        raise ExportError(
+            f"there is no module form of this model ({model.module_error}), and its graph has neither a cache nor "
+            "parts: export it without cache=True and part=…"
+        )
+    if cache and not dynamic:
+        raise ExportError("a cache grows, so its sizes can't be fixed: leave out dynamic=False, or cache=True")
+    example = _example(model, module, inputs)
+    if part == "encoder":
+        if cache:
+            raise ExportError("an encoder has no cache: leave out cache=True, or ask for the decoder")
+        return encoder(module, example, dynamic)
+    if part == "decoder":
+        return decoder(module, example, dynamic, cache=cache)
+    if part is not None:
+        raise ExportError(f"there is no part {part!r}: ask for 'encoder' or 'decoder'")
+    return with_cache(module, example) if cache else whole(module, example, dynamic)
+
+
+def _facts(model: CompactModel | nn.Module, plan: PruningPlan | None, precision: Precision) -> dict[str, str]:
+    """What the file says of itself."""
+    plan = model.plan if isinstance(model, CompactModel) else plan
+    facts = {"graphprune_version": __version__, "precision": precision}
+    return facts if plan is None else {**facts, "plan_digest": plan.digest, "dense_model": plan.model}
 
 
 def _exportable(model: CompactModel | nn.Module) -> tuple[nn.Module, list[str]]:
@@ -176,50 +234,16 @@ def _example(model: CompactModel | nn.Module, module: nn.Module, inputs: Any) ->
     return (), dict(example_inputs(module))
 
 
-def _dims(value: Any, sizes: dict[tuple[str, int], str]) -> dict[int, str] | None:
-    """The dims of one input that may be free, with names; ``sizes`` holds the names given so far."""
-    if not isinstance(value, Tensor):
-        return None
-    known = DYNAMIC_NAMES[:1] if value.is_floating_point() else DYNAMIC_NAMES
-    names: dict[int, str] = {}
-    for dim, (name, size) in enumerate(zip(known, value.shape, strict=False)):
-        others = [key for key in sizes if key[0] == name]
-        names[dim] = sizes.setdefault((name, size), name if not others else f"{name}_{len(others) + 1}")
-    return names
-
-
-def _two_of_each(example: Inputs, dynamic: bool) -> Inputs:
-    """Inputs whose free dims have at least two positions: torch takes a size of one for one that stays."""
-    if not dynamic:
-        return example
-    sizes: dict[tuple[str, int], str] = {}
-
-    def widen(value: Any) -> Any:
-        dims = _dims(value, sizes) or {}
-        return resized(value, {dim: 2 for dim in dims if value.shape[dim] == 1}) if dims else value
-
-    args, kwargs = tree_map(widen, example)
-    return args, kwargs
-
-
-def _export(module: nn.Module, example: Inputs, opset: int, dynamic: bool) -> tuple[Any, Any, str | None]:
+def _export(subject: Subject, name: str, opset: int, precision: Precision) -> tuple[Any, Any, str | None]:
     """The ONNX program, the free dims of the inputs, and why there are not as many as were asked for."""
-    sizes: dict[tuple[str, int], str] = {}
-    spec = tree_map(lambda value: _dims(value, sizes), example)
-    batch = tree_map(lambda dims: dims and {dim: name for dim, name in dims.items() if dim == 0}, spec, is_leaf=is_spec)
-    attempts = [spec, batch, None] if dynamic else [None]
     import onnxscript.optimizer
 
+    module, example = subject.module, subject.example
+    if precision == "fp16":
+        module, example = halved(module), half_inputs(example)
+    reason: str | None = None
     with inference_mode_of(module):
-        try:
-            names = _output_names(module(*example[0], **example[1]))
-        except Exception as error:
-            raise ExportError(
-                f"{type(module).__name__} does not run on the example inputs ({first_line(error)}): pass inputs=… that "
-                "it takes"
-            ) from error
-        reason: str | None = None
-        for attempt in attempts:
+        for attempt in subject.free:
             try:
                 program: Any = torch.onnx.export(
                     module,
@@ -228,21 +252,23 @@ def _export(module: nn.Module, example: Inputs, opset: int, dynamic: bool) -> tu
                     dynamo=True,
                     opset_version=opset,
                     dynamic_shapes=_for_torch(example, attempt),
-                    output_names=names,
+                    input_names=subject.inputs,
+                    output_names=subject.outputs,
                     optimize=opset < FUSED_OPSET,
                     verbose=False,
                 )
                 if opset >= FUSED_OPSET:
                     onnxscript.optimizer.optimize_ir(program.model)
             except Exception as error:
-                if attempt is None:
+                reason = reason or _cause(error)
+                if attempt is subject.free[-1]:
                     raise ExportError(
-                        f"torch can't export {type(module).__name__} to ONNX: {_cause(error)}. Check that torch.export "
+                        f"torch can't export {name} to ONNX: {_cause(error)}. Check that torch.export "
                         "captures it, or export the sub-module that you need"
                     ) from error
-                reason = reason or f"not all sizes could be left free: {_cause(error)}"
             else:
-                return program, attempt, reason
+                name_dims(program.model, example, attempt)
+                return program, attempt, reason and f"not all sizes could be left free: {reason}"
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
@@ -261,58 +287,8 @@ def _cause(error: BaseException) -> str:
     return first_line(error)
 
 
-def _output_names(outputs: Any) -> list[str]:
-    """A name for each output tensor: the key where the module returns a mapping."""
-    if isinstance(outputs, Tensor):
-        return ["output"]
-    pairs = outputs.items() if isinstance(outputs, Mapping) else enumerate(outputs)
-    names: list[str] = []
-    for key, value in pairs:
-        stem = str(key) if isinstance(outputs, Mapping) else f"output_{key}"
-        count = sum(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
-        names += [stem] if count == 1 else [f"{stem}_{index}" for index in range(count)]
-    return names
-
-
-def _share_transposes(model: Any) -> None:
-    """Keep a weight that is there twice, once transposed, only once: onnxruntime transposes it when it loads the file.
-
-    ::
-
-        embedding(w); matmul(x, w_t)      ->      embedding(w); matmul(x, transpose(w))
-    """
-    import onnx_ir as ir
-
-    graph = model.graph
-    large = [
-        value
-        for value in graph.initializers.values()
-        if value.const_value is not None and len(value.shape) == 2 and value.const_value.nbytes >= SHARED_BYTES
-    ]
-    for index, first in enumerate(large):
-        for second in large[index + 1 :]:
-            if not first.uses() or not second.uses() or not _are_transposes(first.const_value, second.const_value):
-                continue
-            keep, drop = (
-                (first, second) if any(use.node.op_type == "Gather" for use in first.uses()) else (second, first)
-            )
-            node = ir.node("Transpose", [keep], attributes={"perm": [1, 0]})
-            node.outputs[0].name = f"{keep.name}_transposed"
-            node.outputs[0].shape, node.outputs[0].type = drop.shape, drop.type
-            graph.insert_before(graph[0], node)
-            ir.convenience.replace_all_uses_with(drop, node.outputs[0])
-            del graph.initializers[drop.name]
-
-
-def _are_transposes(first: Any, second: Any) -> bool:
-    if tuple(first.shape) != tuple(second.shape)[::-1] or first.dtype != second.dtype:
-        return False
-    a, b = first.numpy(), second.numpy().T
-    return bool(np.array_equal(a[0], b[0]) and np.array_equal(a, b))
-
-
-def _weight_bytes(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+def _weight_bytes(model: Any) -> int:
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values())
 
 
 def _data_path(path: Path) -> Path:
@@ -327,11 +303,8 @@ class _published:
 
     def __init__(self, path: Path):
         self.path = path
-        self.parents: list[Path] = []
 
     def __enter__(self) -> Path:
-        self.parents = [parent for parent in self.path.parents if not parent.exists()]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.directory = tempfile.TemporaryDirectory(
             dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp", ignore_cleanup_errors=True
         )
@@ -349,9 +322,6 @@ class _published:
                 os.replace(source, self.path)
         finally:
             self.directory.cleanup()
-            for parent in self.parents:
-                with suppress(OSError):
-                    parent.rmdir()
         if error is not None and isinstance(error, Exception) and is_disk_full(error):
             raise DiskFullError(
                 f"the disk that holds {self.path.parent} is full, so {self.path.name} was not written: free some space "

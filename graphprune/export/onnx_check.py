@@ -16,12 +16,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..errors import ExportError
 from ..passes.trace import inference_mode_of
 from ..quiet import first_line
+from .rounding import Precision, halved, rounded
 
-TOLERANCE = 1e-4
+TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}
 """Largest difference from torch, relative to the largest value of an output (and absolute where that is below 1)."""
 
 ROUNDING = 4
-"""A difference is rounding where onnxruntime is at most this many times as far as torch from double precision.
+"""A difference is rounding where onnxruntime is at most this many times as far off as torch itself: in single precision
+from double precision, and in fewer bits from single precision.
 
 Single precision alone moves the logits of SmolLM2 by 1e-4, and those of a badly pruned one by 2e-3.
 """
@@ -111,11 +113,13 @@ def feeds(session: Any, sample: Inputs) -> dict[str, Any]:
     if not set(names) <= set(tensors):
         leaves = [leaf for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)]
         tensors = dict(zip(names, leaves, strict=True))
-    return {name: tensors[name].detach().cpu().numpy() for name in names}
+    found = {each.name: tensors[each.name].detach().cpu().numpy() for each in session.get_inputs()}
+    halves = [each.name for each in session.get_inputs() if each.type == "tensor(float16)"]
+    return {**found, **{name: found[name].astype("float16") for name in halves}}
 
 
-def compare(module: nn.Module, session: Any, sample: Inputs) -> Agreement:
-    """How far onnxruntime is from torch on one sample.
+def compare(module: nn.Module, session: Any, sample: Inputs, precision: Precision = "fp32") -> Agreement:
+    """How far onnxruntime is from torch, in single precision, on one sample.
 
     Positions that an input ``attention_mask`` ``[batch, sequence]`` leaves out are not compared: a row of attention
     that sees nothing has no meaning, and its value is another in torch and in ONNX.
@@ -130,7 +134,7 @@ def compare(module: nn.Module, session: Any, sample: Inputs) -> Agreement:
         found = [torch.from_numpy(value) for value in session.run(None, named, _silent())]
     except Exception as error:
         raise ExportError(f"onnxruntime can't run the exported model on {sizes}: {first_line(error)}") from error
-    exact: list[Tensor] | None = None
+    other: list[Tensor] | None = None
     worst = Agreement(0.0, 0.0)
     for index, (spec, a, b) in enumerate(zip(session.get_outputs(), expected, found, strict=True)):
         if a.shape != b.shape:
@@ -138,11 +142,11 @@ def compare(module: nn.Module, session: Any, sample: Inputs) -> Agreement:
         a, b = _attended(a, sample), _attended(b, sample)
         gap, largest = _gap(a, b), _largest(a)
         note = None
-        if not gap <= TOLERANCE * max(1.0, largest):
-            exact = exact or _exact_outputs(module, sample)
-            true = _attended(exact[index], sample) if exact else None
-            rounding = 0.0 if true is None else _gap(a, true)
-            if true is None or not _gap(b, true) <= ROUNDING * rounding:
+        if not gap <= TOLERANCES[precision] * max(1.0, largest):
+            other = other or _otherwise(module, sample, precision)
+            near = _attended(other[index], sample) if other else a
+            rounding, off = _gap(a, near), _gap(near if precision == "fp32" else a, b)
+            if not off <= ROUNDING * rounding:
                 raise ExportError(
                     f"{spec.name} of the exported model differs from torch by {gap:.1e} on {sizes}, where its largest "
                     f"value is {largest:.1e}: export with another opset, or with check=False if that is enough"
@@ -165,14 +169,18 @@ def _outputs(module: nn.Module, sample: Inputs) -> list[Tensor]:
     return [leaf.detach().cpu() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
-def _exact_outputs(module: nn.Module, sample: Inputs) -> list[Tensor] | None:
-    """The outputs in double precision, where the module computes in it."""
+def _otherwise(module: nn.Module, sample: Inputs, precision: Precision) -> list[Tensor] | None:
+    """The outputs of torch in double precision, or in the fewer bits of the file, where the module computes in them."""
+    kind = {"fp32": torch.float64, "fp16": torch.float16, "int8": torch.float32}[precision]
 
-    def double(value: Any) -> Any:
-        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+    def cast(value: Any) -> Any:
+        return value.to(kind) if isinstance(value, Tensor) and value.is_floating_point() else value
 
     try:
-        return _outputs(copy.deepcopy(module).double(), tree_map(double, sample))
+        other = {"fp32": lambda: copy.deepcopy(module).double(), "fp16": lambda: halved(module)}.get(
+            precision, lambda: rounded(module)
+        )()
+        return _outputs(other, tree_map(cast, sample))
     except Exception:
         return None
 

@@ -13,7 +13,7 @@ from torch import nn
 import graphprune as gp
 from graphprune.errors import ExportError, OutputExistsError
 from graphprune.export import onnx as module_under_test
-from graphprune.export import onnx_check
+from graphprune.export import onnx_check, onnx_graph
 from graphprune.export.onnx_check import compare
 
 from .tiny import add_adapters, any_prunable, compact_llama, half, logits, tiny_llama, tokens, traced_llama
@@ -54,7 +54,7 @@ def test_mask_is_an_input_of_its_own_and_one_row_is_enough(tmp_path: Path) -> No
 
 
 def test_tied_weight_is_stored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module_under_test, "SHARED_BYTES", 97 * 48 * 4)
+    monkeypatch.setattr(onnx_graph, "SHARED_BYTES", 97 * 48 * 4)
     gp.export_onnx(compact_llama(tiny_llama(layers=1)), tmp_path / "model.onnx")
     weights = onnx.load(str(tmp_path / "model.onnx")).graph.initializer
     assert [sorted(each.dims) for each in weights].count([48, 97]) == 1
@@ -134,6 +134,15 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
         gp.export_onnx(model, tmp_path / "model.onnx")
     with pytest.raises(ExportError, match="TwoResults does not run on the example inputs"):
         gp.export_onnx(TwoResults(), tmp_path / "model.onnx", inputs=torch.randn(3, 7))
+    with pytest.raises(ExportError) as caught:
+        gp.export_onnx(tiny_llama(layers=1), tmp_path / "missing" / "model.onnx")
+    assert str(caught.value) == (
+        f"there is no directory {tmp_path / 'missing'} for model.onnx: make it, or give another path"
+    )
+    with pytest.raises(ExportError, match="there is no precision 'fp8': ask for fp32, fp16, int8"):
+        gp.export_onnx(tiny_llama(layers=1), tmp_path / "model.onnx", precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match="LlamaForCausalLM is not made of an encoder and a decoder"):
+        gp.export_onnx(tiny_llama(layers=1), tmp_path / "model.onnx", part="encoder")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,9 +153,9 @@ def test_file_that_computes_something_else_does_not_appear(tmp_path: Path, monke
         weight = model.graph.initializers["inner.bias"]
         weight.const_value = onnx_ir.tensor(weight.const_value.numpy() + 0.1)
 
-    monkeypatch.setattr(module_under_test, "_share_transposes", spoil)
+    monkeypatch.setattr(module_under_test, "share_transposes", spoil)
     with pytest.raises(ExportError) as caught:
-        gp.export_onnx(OneResult(), tmp_path / "new" / "model.onnx", inputs=torch.ones(3, 6))
+        gp.export_onnx(OneResult(), tmp_path / "model.onnx", inputs=torch.ones(3, 6))
     assert str(caught.value).startswith("output of the exported model differs from torch by 1.0e-01 on ")
     assert list(tmp_path.iterdir()) == []
 
@@ -172,7 +181,7 @@ class FakeSession:
         self.error = error
 
     def get_inputs(self) -> list[Any]:
-        return [type("Spec", (), {"name": "x"})]
+        return [type("Spec", (), {"name": "x", "type": "tensor(float)"})]
 
     get_outputs = get_inputs
 
@@ -183,7 +192,7 @@ class FakeSession:
 def test_differences_as_small_as_torchs_own_rounding_pass() -> None:
     sample = ((), {"x": torch.full((3,), 0.12345)})
     own = abs(float(Wobbly()(sample[1]["x"])[0]) - 0.12345)
-    assert own > onnx_check.TOLERANCE / 2
+    assert own > onnx_check.TOLERANCES["fp32"] / 2
     agreement = compare(Wobbly(), FakeSession(3 * own), sample)
     assert agreement.note is not None
     with pytest.raises(ExportError, match="differs from torch by"):

@@ -1,0 +1,112 @@
+"""Running exported decoders in plain onnxruntime: greedy generation with the cache, without torch.
+
+::
+
+    from graphprune.onnx import generate
+
+    generate("out.onnx", [[1, 5, 7]], max_new_tokens=64)      # [[1, 5, 7, …]]
+
+It is an example as much as a helper: what it feeds a file is all that a runtime of one's own has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ExportError, SourceError
+from .quiet import first_line
+
+Ids = NDArray[np.int64]
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+
+
+def open_session(path: str | Path, *, threads: int | None = None) -> Any:
+    """An onnxruntime session on the processor.
+
+    Raises:
+        SourceError: there is no such file, or onnxruntime can't read it.
+    """
+    import onnxruntime
+
+    if not Path(path).is_file():
+        raise SourceError(f"there is no ONNX file {path}: check the path")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a dozen of them, without a common base
+        raise SourceError(f"{path} can't be read by onnxruntime ({first_line(error)}): export it again") from error
+
+
+def generate(
+    model: str | Path | Any,
+    input_ids: Sequence[Sequence[int]] | Ids,
+    max_new_tokens: int,
+    *,
+    attention_mask: Sequence[Sequence[int]] | Ids | None = None,
+    eos_token_id: int | Sequence[int] = (),
+    pad_token_id: int = 0,
+    extra: Mapping[str, NDArray[Any]] | None = None,
+) -> Ids:
+    """The token ids ``[rows, length + new]`` that a decoder continues with, the likeliest one each time.
+
+    ``model`` is a file that ``gp.export_onnx(…, cache=True)`` wrote, or a session of one. ``input_ids`` are
+    ``[rows, length]``; shorter rows are padded on the left, where ``attention_mask`` is 0. A row ends with one of
+    ``eos_token_id`` and is padded after it; generation ends with the last row. ``extra`` are inputs that stay the same,
+    as ``encoder_hidden_states``.
+
+    Raises:
+        SourceError: there is no such file, or onnxruntime can't read it.
+        ExportError: it is no decoder with a cache, or needs an input that is not given.
+    """
+    session = open_session(model) if isinstance(model, (str, Path)) else model
+    inputs = {each.name: each for each in session.get_inputs()}
+    past = {name: each for name, each in inputs.items() if name.startswith("past_key_values.")}
+    if not past or "input_ids" not in inputs:
+        raise ExportError(
+            f"this file takes {', '.join(inputs)} and no cache: export the decoder with cache=True, or run it whole"
+        )
+    constant = dict(extra or {})
+    lacking = inputs.keys() - past.keys() - constant.keys() - {"input_ids", "attention_mask", "position_ids"}
+    if lacking:
+        raise ExportError(f"this file needs {', '.join(sorted(lacking))} too: pass extra={{…}}")
+    sequence = np.asarray(input_ids, dtype=np.int64)
+    rows = len(sequence)
+    mask = np.ones_like(sequence) if attention_mask is None else np.asarray(attention_mask, dtype=np.int64)
+    ends = np.atleast_1d(np.asarray(eos_token_id, dtype=np.int64))
+    cache = {name: _nothing(each, rows) for name, each in past.items()}
+    names = [each.name for each in session.get_outputs()]
+    ended = np.zeros(rows, dtype=bool)
+    new = sequence
+    for _ in range(max_new_tokens):
+        step = {
+            **constant,
+            **cache,
+            "input_ids": new,
+            "attention_mask": mask,
+            "position_ids": np.maximum(mask.cumsum(1) - 1, 0)[:, -new.shape[1] :],
+        }
+        found = dict(zip(names, session.run(None, {name: step[name] for name in inputs}), strict=True))
+        best = found["logits"][:, -1].argmax(-1)
+        new = np.where(ended, pad_token_id, best).astype(np.int64)[:, None]
+        cache = {name: found[name.replace("past_key_values", "present", 1)] for name in past}
+        sequence = np.concatenate([sequence, new], 1)
+        mask = np.concatenate([mask, np.ones_like(new)], 1)
+        ended |= np.isin(new[:, 0], ends)
+        if ended.all():
+            break
+    return sequence
+
+
+def _nothing(spec: Any, rows: int) -> NDArray[Any]:
+    """A cache of no positions: ``[rows, heads, 0, width]``."""
+    _, heads, _, width = spec.shape
+    return np.zeros((rows, heads, 0, width), dtype=_TYPES[spec.type])
