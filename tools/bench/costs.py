@@ -456,6 +456,12 @@ turns; every figure is the least of all rounds. A step is forward, backward and 
 - **Half** is removed by magnitude: what is timed is the size, not the quality. The embeddings are no part of the
   decoder, but the output layer multiplies by them, so a model with half of its decoder has more than half of the
   multiply-accumulates.
+
+Half the memory of dense-gradient scoring can't be had in one precision: tuning holds the weights W and activations,
+dense gradients of the first order hold 2·W and the same activations, so the share is above a half whatever the method.
+On a model this small the activations, above all those of 49,152 logits for each token, outweigh the weights (0.54 GB)
+several times, and tuning beside them pays for the optimiser of the adapters. Where weights outweigh activations and are
+stored in half precision or in few bits, with gradients in single precision, the share falls below a half.
 """
 
 

@@ -103,8 +103,7 @@ METHODS = (
     Method(
         "fisher, made up",
         "while tuning",
-        "the same; at each pruning the weights that stay make up for what goes, and what they can make up for counts as "
-        "not lost",
+        "the same; at each pruning the weights that stay make up for what goes, and scores count only what they can't",
         {**FAST, "make_up": "weights"},
     ),
 )
