@@ -1,0 +1,113 @@
+"""Saved models are loaded by plain transformers, in a process in which there is no graphprune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import graphprune as gp
+from graphprune.adapters import outputs_of
+from graphprune.export import modeling_pruned
+from graphprune.export.pruned_form import auto_classes
+from graphprune.expressible import config_cuts, is_configured, module_cuts
+
+from ..zoo.language import LANGUAGE, Entry
+from ..zoo.vision import VISION
+from .elsewhere import Job, load_elsewhere
+
+ENTRIES: dict[str, Entry] = {**LANGUAGE, **VISION}
+FEW = ("llama", "gpt2", "bert", "t5")
+"""A decoder with grouped queries, one with transposed weights, an encoder, and both; the rest is slow."""
+
+
+def uneven(traced: gp.TracedModel) -> gp.PruningPlan:
+    """One unit less in each group that the module form can cut, two less in every second one; ties stay whole."""
+    cuts = module_cuts(traced)
+    chosen, ties = cuts.choose(traced.groups.prunable)
+    tied = {group.name for tie in ties for group in tie}
+    plans: dict[str, gp.GroupPlan] = {}
+    for place, group in enumerate(group for group in chosen if group.name not in tied):
+        counts = [count for count in cuts.counts[group.family] if count < group.units]
+        count = counts[place % 2 if len(counts) > 1 else 0]
+        kept = torch.randperm(group.units, generator=torch.Generator().manual_seed(place))[:count]
+        plans[group.name] = gp.GroupPlan(group.units, tuple(kept.sort().values.tolist()))
+    return gp.PruningPlan(traced.fingerprint, plans)
+
+
+def even(traced: gp.TracedModel) -> gp.PruningPlan:
+    """What the config can say."""
+    return gp.select(traced, gp.score(traced, "random"), ratio=0.1, of="prunable", target="hf")
+
+
+def job(name: str, directory: Path, *, per_layer: bool) -> tuple[Job, gp.CompactModel]:
+    """Cut a model of the zoo, save it in several files, and say what a plain process must find there."""
+    model, inputs = ENTRIES[name]()
+    traced = gp.trace(model.eval(), (), inputs)
+    compact = gp.rewrite(traced, uneven(traced) if per_layer else even(traced))
+    report = gp.save(compact, directory, max_shard_size="60KB")
+    assert report.form == ("remote-code" if per_layer else "transformers"), report.reason
+    module: Any = compact.module
+    generated = None
+    if "input_ids" in inputs and "decoder_input_ids" not in inputs and module.can_generate():
+        ids = inputs["input_ids"][:1, :5]
+        generated = module.generate(ids, max_new_tokens=5, do_sample=False)
+        inputs = {"input_ids": inputs["input_ids"]}
+    expected = outputs_of(module, (), inputs)[0]
+    auto = [*auto_classes(type(model)), "AutoModel"][0]
+    label = f"{name}-{'layers' if per_layer else 'plain'}"
+    if generated is not None:
+        inputs = {"input_ids": inputs["input_ids"][:1, :5]}
+        expected = outputs_of(module, (), inputs)[0]
+    return Job(label, directory, auto, per_layer, inputs, expected, generated), compact
+
+
+def test_loaded_without_graphprune(tmp_path: Path) -> None:
+    made = {
+        (name, per_layer): job(name, tmp_path / f"{name}{per_layer}", per_layer=per_layer)
+        for name in FEW
+        for per_layer in (False, True)
+    }
+    found = load_elsewhere([each for each, _ in made.values()], tmp_path)
+    for (name, per_layer), (each, compact) in made.items():
+        kind, count = found[each.name]
+        assert kind == f"{'Pruned' if per_layer else ''}{type(compact.module).__name__}".replace(
+            "PrunedPruned", "Pruned"
+        )
+        assert count == compact.parameter_count, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(ENTRIES) - set(FEW)))
+def test_zoo_is_loaded_without_graphprune(tmp_path: Path, name: str) -> None:
+    model, inputs = ENTRIES[name]()
+    traced = gp.trace(model.eval(), (), inputs)
+    jobs = []
+    if is_configured(traced) and config_cuts(traced).counts:
+        jobs.append(job(name, tmp_path / "plain", per_layer=False)[0])
+    if uneven(traced).groups:
+        jobs.append(job(name, tmp_path / "layers", per_layer=True)[0])
+    if not jobs:
+        pytest.skip("no module form of it can be cut")
+    assert len(load_elsewhere(jobs, tmp_path)) == len(jobs)
+
+
+def test_the_file_of_code_imports_nothing_of_graphprune(tmp_path: Path) -> None:
+    text = Path(str(modeling_pruned.__file__)).read_text(encoding="utf-8")
+    imported = [line for line in text.splitlines() if line.startswith(("import ", "from "))]
+    assert imported
+    assert not any("graphprune" in line or line.startswith("from .") for line in imported)
+
+
+def test_classes_that_the_file_does_not_make() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'PrunedNothing'"):
+        _ = modeling_pruned.PrunedNothing
+    with pytest.raises(AttributeError, match="has no attribute 'PrunedLlamaConfig'"):
+        _ = modeling_pruned.PrunedLlamaConfig
+    from transformers import LlamaConfig
+
+    made: Any = modeling_pruned.PrunedLlamaForCausalLM
+    with pytest.raises(ValueError, match="has no entry pruned, so there are no sizes for PrunedLlamaForCausalLM"):
+        made(LlamaConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, vocab_size=9))
