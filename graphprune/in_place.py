@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -88,9 +89,9 @@ def rewrite_in_place(traced: TracedModel, plan: PruningPlan) -> CompactModel:
         set_sizes(program.module, inference, counted, keep, dense)
     else:
         with _probed(program, inside):
-            reference = _dense_outputs(program)
+            dense_outputs = _dense_outputs(program)
             with _changing():
-                reference = _masked_outputs(reference, program, inference, keep, inside)
+                reference = _masked_outputs(dense_outputs, program, inference, keep, inside)
                 clock.append(time.perf_counter())
                 _cut(program, inside)
                 set_sizes(program.module, inference, counted, keep, dense)
@@ -113,12 +114,12 @@ def rewrite_in_place(traced: TracedModel, plan: PruningPlan) -> CompactModel:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the module and its graph computed before the cut, and by how much its pruned units mattered."""
+    """What the masked module and its graph compute, and by how much the pruned units mattered."""
 
     module: list[Tensor]
     graph: list[Tensor]
     tolerance: float
-    effect: float = 0.0
+    effect: float
 
 
 def _check_can_be_cut(program: Program, masks: Mapping[str, DimMasks]) -> None:
@@ -259,21 +260,21 @@ def _changing() -> Iterator[None]:
         ) from error
 
 
-def _dense_outputs(program: Program) -> Reference:
+def _dense_outputs(program: Program) -> list[Tensor]:
     """What the module computes as it is.
 
     Raises:
         VerificationError: its graph computes something else.
     """
-    module, graph = run_module(program, program.module, {}, None), run_graph(program, program.graph, {})
-    check_captured(module, graph, max(TOLERANCE, rounding_of(program.module)))
-    return Reference(module, [], rounding_of(program.module))
+    outputs = run_module(program, program.module, {}, None)
+    check_captured(outputs, run_graph(program, program.graph, {}), max(TOLERANCE, rounding_of(program.module)))
+    return outputs
 
 
 def _masked_outputs(
-    dense: Reference, program: Program, inference: Inference, keep: Keep, masks: Mapping[str, DimMasks]
+    dense: list[Tensor], program: Program, inference: Inference, keep: Keep, masks: Mapping[str, DimMasks]
 ) -> Reference:
-    """What the module computes once zeros are written over what goes; they are written here.
+    """What the module computes once zeros are written over what goes; they are written here, and ``dense`` is emptied.
 
     Raises:
         VerificationError: it computes what it computed before, so that the check could not fail.
@@ -282,14 +283,16 @@ def _masked_outputs(
     for name, rows in zeroing_masks(inference, masks).items():
         if not program.table[name].is_buffer:
             zero_masked_(program.tensor(name).detach(), rows)
-    graph = run_graph(program, program.graph, {}, statistics=counted)
+    run = partial(run_graph, program, program.graph, {}, statistics=counted)
     # no module takes its statistics over kept units only: a graph does, and stands for both forms
-    module = graph if counted else run_module(program, program.module, {}, None)
-    effect = difference(dense.module, module)
+    module = run() if counted else run_module(program, program.module, {}, None)
+    effect = difference(dense, module)
     if masks:
         check_effect(effect, None)
-    tolerance = max(dense.tolerance, TOLERANCE) if counted else dense.tolerance
-    return Reference(module, graph, tolerance, effect)
+    dense.clear()  # logits are large, and are not held three times at once
+    graph = module if counted else run()
+    rounding = rounding_of(program.module)
+    return Reference(module, graph, max(rounding, TOLERANCE) if counted else rounding, effect)
 
 
 def _cut(program: Program, masks: Mapping[str, DimMasks]) -> None:

@@ -46,7 +46,7 @@ SAME = 1e-9
 
 NOISE = 0.05
 
-COMPARED = 1 << 17
+COMPARED = 1 << 16
 """So many numbers of two outputs are compared at a time: copies of all logits would take more than a layer does."""
 
 
