@@ -87,13 +87,9 @@ def build_ladders(
         for group in members:
             each = losses[group.name].reshape(parts, -1).sum(1) * _weight(group) / (means[group.name] * whole)
             lost[1:] += each.cumsum(0)
-        prices: list[float] = []
-        before = top
-        for kept in rungs:
-            price = float(lost[parts - kept] - lost[parts - before]) / (before - kept)
-            prices.append(max(price, prices[-1] if prices else price))
-            before = kept
-        ladders.append(Ladder(tuple(members), parts, top, tuple(rungs), tuple(prices)))
+        left = torch.tensor([top, *rungs])
+        prices = lost[parts - left].diff() / -left.diff()
+        ladders.append(Ladder(tuple(members), parts, top, tuple(rungs), tuple(prices.cummax(0).values.tolist())))
     match scope:
         case "global":
             return ladders

@@ -9,6 +9,7 @@ close to the budget as one unit of the smallest group.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -335,9 +336,14 @@ def fill(ladders: Sequence[Ladder], cost: Budget, target: float, base: int) -> d
             f"a share of {target / base:.1%} can't be removed: the most is {most / base:.1%} with the groups "
             f"that may be cut ({names}); lower the ratio, min_units or multiple_of, or allow more kinds of groups"
         )
-    queue = [(ladder.prices[0], index, 0) for index, ladder in enumerate(ladders) if ladder.kept]
+    taken = _safe_steps(ladders, cost, meter.counts, target)
+    for ladder, steps in zip(ladders, taken, strict=True):
+        if steps:
+            meter.apply(ladder.counts(ladder.kept[steps - 1]))
+    left = enumerate(zip(ladders, taken, strict=True))
+    queue = [(ladder.prices[steps], index, steps) for index, (ladder, steps) in left if steps < len(ladder.kept)]
     heapq.heapify(queue)
-    removed, slack = whole - meter.total, TOLERANCE * whole
+    removed, slack = whole - cost(meter.counts), TOLERANCE * whole
     deferred: list[dict[int, int]] = []
     while queue and removed < target:
         _, index, rung = heapq.heappop(queue)
@@ -356,6 +362,28 @@ def fill(ladders: Sequence[Ladder], cost: Budget, target: float, base: int) -> d
     if best is not None and best[0] < target - removed:
         meter.apply(best[1])
     return dict(meter.counts)
+
+
+def _safe_steps(ladders: Sequence[Ladder], cost: Budget, top: Counts, target: float) -> list[int]:
+    """How many steps of each ladder go before all that are cheaper than any other remove ``target`` of the cost.
+
+    A cost never grows while units go, so that the number of steps is found by halving.
+    """
+    lengths = torch.tensor([len(ladder.prices) for ladder in ladders])
+    prices = torch.tensor([price for ladder in ladders for price in ladder.prices], dtype=torch.float64)
+    order = torch.arange(len(ladders)).repeat_interleave(lengths)[prices.argsort(stable=True)]
+    whole = cost({})
+
+    def steps(count: int) -> list[int]:
+        return order[:count].bincount(minlength=len(ladders)).tolist()
+
+    def removed(count: int) -> int:
+        counts = dict(top)
+        for ladder, taken in zip(ladders, steps(count), strict=True):
+            counts |= ladder.counts(ladder.kept[taken - 1]) if taken else {}
+        return whole - cost(counts)
+
+    return steps(bisect_left(range(1, len(order) + 1), target, key=removed))
 
 
 class Meter:

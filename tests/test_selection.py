@@ -11,10 +11,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import graphprune as gp
+from graphprune.budget import parameter_cost
 from graphprune.errors import BudgetError, PlanError, ScoreError
 from graphprune.expressible import config_cuts, module_cuts
+from graphprune.ladders import build_ladders
 from graphprune.plan import PruningPlan
 from graphprune.scores import Scores
+from graphprune.selection import fill
 from graphprune.traced import TracedModel
 from tests.models import tiny, tiny_llama, tokens
 from tests.zoo.language import LANGUAGE
@@ -144,6 +147,23 @@ def test_the_least_important_units_go(llama: TracedModel) -> None:
         mask = group.mask().reshape(-1, group.units)
         for kept, row in zip(mask, scores[name].reshape(-1, group.units), strict=True):
             assert row[kept].min() >= row[~kept].max()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5])
+def test_steps_taken_at_once_are_those_taken_one_by_one(llama: TracedModel, share: float) -> None:
+    ladders = build_ladders(llama.groups.prunable, random_scores(llama), False, gp.Constraints(), {})
+    cost = parameter_cost(llama)
+    target = share * cost({})
+    steps = sorted((price, index, rung) for index, each in enumerate(ladders) for rung, price in enumerate(each.prices))
+    expected: dict[int, int] = {}
+    for _, index, rung in steps:  # up to the last step that leaves something to be removed
+        after = expected | ladders[index].counts(ladders[index].kept[rung])
+        if cost({}) - cost(after) >= target:
+            break
+        expected = after
+    found = fill(ladders, cost, target, cost({}))
+    assert all(found[atom] <= count for atom, count in expected.items())
+    assert sum(found[group.atom.id] < expected.get(group.atom.id, group.units) for group in llama.groups.prunable) <= 2
 
 
 @pytest.mark.parametrize(
