@@ -23,6 +23,8 @@ from .quiet import first_line
 
 Ids = NDArray[np.int64]
 
+PAST = "past_key_values."
+
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -68,42 +70,49 @@ def generate(
         ExportError: it is no decoder with a cache, or needs an input that is not given.
     """
     session = open_session(model) if isinstance(model, (str, Path)) else model
-    inputs = {each.name: each for each in session.get_inputs()}
-    past = {name: each for name, each in inputs.items() if name.startswith("past_key_values.")}
+    inputs = [each.name for each in session.get_inputs()]
+    past = [name for name in inputs if name.startswith(PAST)]
     if not past or "input_ids" not in inputs:
         raise ExportError(
             f"this file takes {', '.join(inputs)} and no cache: export the decoder with cache=True, or run it whole"
         )
-    constant = dict(extra or {})
-    lacking = inputs.keys() - past.keys() - constant.keys() - {"input_ids", "attention_mask", "position_ids"}
-    if lacking:
-        raise ExportError(f"this file needs {', '.join(sorted(lacking))} too: pass extra={{…}}")
     sequence = np.asarray(input_ids, dtype=np.int64)
-    rows = len(sequence)
     mask = np.ones_like(sequence) if attention_mask is None else np.asarray(attention_mask, dtype=np.int64)
+    feed = {**(extra or {}), **first_inputs(session, sequence, mask)}
+    lacking = sorted(set(inputs) - feed.keys())
+    if lacking:
+        raise ExportError(f"this file needs {', '.join(lacking)} too: pass extra={{…}}")
     ends = np.atleast_1d(np.asarray(eos_token_id, dtype=np.int64))
-    cache = {name: _nothing(each, rows) for name, each in past.items()}
     names = [each.name for each in session.get_outputs()]
-    ended = np.zeros(rows, dtype=bool)
-    new = sequence
+    ended = np.zeros(len(sequence), dtype=bool)
     for _ in range(max_new_tokens):
-        step = {
-            **constant,
-            **cache,
-            "input_ids": new,
-            "attention_mask": mask,
-            "position_ids": np.maximum(mask.cumsum(1) - 1, 0)[:, -new.shape[1] :],
-        }
-        found = dict(zip(names, session.run(None, {name: step[name] for name in inputs}), strict=True))
+        found = dict(zip(names, session.run(None, feed), strict=True))
         best = found["logits"][:, -1].argmax(-1)
         new = np.where(ended, pad_token_id, best).astype(np.int64)[:, None]
-        cache = {name: found[name.replace("past_key_values", "present", 1)] for name in past}
         sequence = np.concatenate([sequence, new], 1)
-        mask = np.concatenate([mask, np.ones_like(new)], 1)
         ended |= np.isin(new[:, 0], ends)
         if ended.all():
             break
+        mask = np.concatenate([mask, np.ones_like(new)], 1)
+        step = {"input_ids": new, "attention_mask": mask, "position_ids": _positions(mask, new)}
+        step |= {name: found[name.replace(PAST, "present.", 1)] for name in past}
+        feed |= {name: value for name, value in step.items() if name in feed}
     return sequence
+
+
+def first_inputs(session: Any, input_ids: Ids, attention_mask: Ids | None = None) -> dict[str, NDArray[Any]]:
+    """What a language model, with a cache or without, takes for token ids ``[rows, length]`` that nothing precedes."""
+    mask = np.ones_like(input_ids) if attention_mask is None else attention_mask
+    known = {"input_ids": input_ids, "attention_mask": mask, "position_ids": _positions(mask, input_ids)}
+    inputs = session.get_inputs()
+    empty = {each.name: _nothing(each, len(input_ids)) for each in inputs if each.name.startswith(PAST)}
+    return {**empty, **{each.name: known[each.name] for each in inputs if each.name in known}}
+
+
+def _positions(mask: Ids, new: Ids) -> Ids:
+    """Positions count the tokens that the mask lets be seen."""
+    positions: Ids = np.maximum(mask.cumsum(1) - 1, 0)[:, -new.shape[1] :]
+    return positions
 
 
 def _nothing(spec: Any, rows: int) -> NDArray[Any]:

@@ -198,12 +198,17 @@ def test_prune_while_tuning_then_eval_and_export(model: Path, text: Path, tmp_pa
     }
 
 
-def test_export_with_a_cache_in_fewer_bits(model: Path, tmp_path: Path) -> None:
+def test_export_with_a_cache_in_fewer_bits(model: Path, text: Path, tmp_path: Path) -> None:
     exported = run("export", model, "-o", tmp_path / "out", "--genai", "--precision", "int8")
     assert exported.exit_code == 0, exported.output
     assert ", the cache of 2 layers; int8, near torch in onnxruntime within" in exported.stdout
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"model.onnx", "genai_config.json", "tokenizer.json"} <= names
+    measured = run("eval", model, tmp_path / "out" / "model.onnx", "--text", text, "--window", 16, "--windows", 4)
+    dense, rounded = (
+        float(line.split()[column]) for line, column in zip(measured.stdout.splitlines()[5:7], (3, 2), strict=True)
+    )
+    assert rounded == pytest.approx(dense, rel=0.02)
     line = failure(run("export", model, "-o", tmp_path / "missing" / "out.onnx", "--cache"))
     assert line == f"there is no directory {tmp_path / 'missing'} for out.onnx: make it, or give another path"
 

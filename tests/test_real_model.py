@@ -9,7 +9,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import graphprune as gp
+from graphprune.onnx import generate
 from graphprune.sources import demo_model_directory, load_model
+
+from .export.test_genai import continued
+from .export.test_onnx_cache import greedy
 
 IDS = torch.arange(100, 126).reshape(2, 13)
 
@@ -46,3 +50,19 @@ def test_smollm2_with_adapters_from_trace_to_onnx(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
     found = torch.from_numpy(session.run(["logits"], {"input_ids": IDS.numpy()})[0])
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+@pytest.mark.slow
+def test_smollm2_with_layers_of_different_sizes_continues_as_in_torch(tmp_path: Path) -> None:
+    model, tokenizer = load_model(demo_model_directory())
+    compact = gp.prune(model, kwargs={"input_ids": IDS}, ratio=0.2, form="module")
+    compact.module.generation_config.eos_token_id = len(tokenizer) - 1  # so that no text ends
+    start = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    expected = greedy(compact.module, start, 64)
+    assert len(tokenizer) - 1 not in expected
+    report = gp.export_genai(compact, tmp_path / "out", tokenizer=tokenizer)
+    heads = {dims[1] for name, dims in report.inputs.items() if name.endswith(".key")}
+    assert heads == {2, 3}
+    assert report.bytes == pytest.approx(4 * compact.parameter_count, rel=0.02)
+    assert (generate(report.path, start.numpy(), 64) == expected).all()
+    assert continued(tmp_path / "out", start, 64).tolist() == expected[0].tolist()

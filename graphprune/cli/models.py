@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import FileFormatError, SourceError
 from ..export.directory import ABOUT, load
+from ..onnx import first_inputs
 from ..sources.adapter import find_base, is_adapter, put_on, tokenizer_place
 from ..sources.model import find_model, load_weights, tokenizer_in
 
@@ -91,13 +92,11 @@ def open_onnx(path: Path) -> Opened:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FileFormatError(f"{path} can't be read by onnxruntime ({reason}): export it again.") from error
     names = [each.name for each in session.get_inputs()]
-    if "input_ids" not in names or set(names) - {"input_ids", "attention_mask"}:
+    if "input_ids" not in names or set(names) - first_inputs(session, np.zeros((1, 1), dtype=np.int64)).keys():
         raise FileFormatError(f"{path} takes {', '.join(names)} and not input_ids: it is no language model.")
 
     def forward(input_ids: torch.Tensor) -> np.ndarray[Any, Any]:
-        feed = {"input_ids": input_ids.numpy()}
-        if "attention_mask" in names:
-            feed["attention_mask"] = np.ones_like(feed["input_ids"])
+        feed = first_inputs(session, input_ids.numpy())
         logits: np.ndarray[Any, Any] = session.run(["logits"] if _gives_logits(session) else None, feed)[0]
         return logits
 

@@ -114,13 +114,14 @@ def export_onnx(
     subject = _subject(model, module, inputs, part, cache, dynamic)
     with quietly():
         program, free, reason = _export(subject, type(module).__name__, opset, precision)
-    drop_unused(program.model)
-    drop_notes(program.model)
-    share_transposes(program.model)
-    if precision == "int8":
-        kept = quantise(program.model)
-        notes += [f"{kept:.0%} of the weights are no matrices of products and stay in single precision"] * (kept > 0.05)
-    describe_origin(program.model, _facts(model, plan, precision))
+        drop_unused(program.model)
+        drop_notes(program.model)
+        share_transposes(program.model)
+        if precision == "int8":
+            kept = quantise(program.model)
+            if kept > 0.05:
+                notes.append(f"{kept:.0%} of the weights are no matrices of products and stay in single precision")
+        describe_origin(program.model, _facts(model, plan, precision))
     clock["check"] = time.perf_counter()
     notes += [reason] if reason is not None else []
     checked: list[Mapping[str, tuple[int, ...]]] = []
