@@ -63,7 +63,7 @@ from .manifest import (
     write_json,
     wrong_shape,
 )
-from .pruned_form import auto_classes, pruned_class, pruned_form
+from .pruned_form import auto_classes, dense_origin, is_pruned, pruned_class, pruned_form
 
 __all__ = ["ABOUT", "ADAPTER", "PLAN", "Form", "SaveReport", "describe", "load", "plain_tensors", "read_plan", "save"]
 
@@ -141,6 +141,7 @@ def write(
             f"the adapters were put into {type(module).__name__} without a PeftModel around it, so they can't be saved "
             'beside it: merge them, with gp.rewrite(traced, plan, adapters="merge")'
         )
+    origin = dense_origin(without_adapters(module), origin) if compact.module_form is not None else origin
     writer = _Writer(compact, module, origin, place, max_shard_size, measured)
     if compact.module_form is None:
         form, reason, error = writer.write_graph(directory)
@@ -279,7 +280,7 @@ class _Writer:
             return f"{self.origin.architecture} is not a model of transformers"
         if transformers_class(self.origin.architecture) is None:
             return f"the class {self.origin.architecture} is not part of transformers"
-        return misfit(plain)
+        return "its layers differ in size" if is_pruned(plain) else misfit(plain)
 
     def _write_common(self, directory: Path, form: Form, reason: str | None) -> None:
         about: dict[str, Any] = {

@@ -38,10 +38,10 @@ class PrunedModel:
         pruned = getattr(config, "pruned", None)
         if not isinstance(pruned, Mapping):
             raise ValueError(f"this config has no entry pruned, so there are no sizes for {type(self).__name__}")
-        _set_numbers(_reachable(config, pruned), 0)  # as on disk, also where it is the config of a model that was made
+        set_numbers(reachable(config, pruned), 0)  # as on disk, also where it is the config of a model that was made
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         _cut(self, pruned)  # type: ignore[arg-type]  # the class after this one is a module
-        _set_numbers(_held(self, pruned), 1)  # type: ignore[arg-type]
+        set_numbers(_held(self, pruned), 1)  # type: ignore[arg-type]
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As transformers saves a model, with this file beside it."""
@@ -59,11 +59,11 @@ class PrunedModel:
         config = model.config
         config.auto_map = {auto: name.rpartition("--")[2] for auto, name in config.auto_map.items()}
         numbers = _held(model, config.pruned)
-        _set_numbers(numbers, 0)
+        set_numbers(numbers, 0)
         try:
             yield
         finally:
-            _set_numbers(numbers, 1)
+            set_numbers(numbers, 1)
 
 
 Numbers = list[tuple[Any, Mapping[str, Any]]]
@@ -75,13 +75,13 @@ def _held(model: nn.Module, pruned: Mapping[str, Any]) -> Numbers:
     return [(model.get_submodule(each["module"]).config, each["numbers"]) for each in pruned["configs"]]
 
 
-def _reachable(config: Any, pruned: Mapping[str, Any]) -> Numbers:
+def reachable(config: Any, pruned: Mapping[str, Any]) -> Numbers:
     """Those that a config holds."""
     found = [each for each in pruned["configs"] if each["config"] is not None]
     return [(reduce(getattr, filter(None, each["config"].split(".")), config), each["numbers"]) for each in found]
 
 
-def _set_numbers(numbers: Numbers, which: int) -> None:
+def set_numbers(numbers: Numbers, which: int) -> None:
     for config, changes in numbers:
         for name, values in changes.items():
             config.__dict__[name] = _plain(values[which])

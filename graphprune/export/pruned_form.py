@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from ..origin import Origin, configs_of
+from ..origin import Origin, Sizes, configs_of
 from ..quiet import first_line, quietly
 from . import modeling_pruned
 from .modeling_pruned import FILE, PREFIX
@@ -36,6 +37,49 @@ def pruned_class(kind: type) -> Any:
     return getattr(modeling_pruned, f"{PREFIX}{kind.__name__}")
 
 
+def is_pruned(module: nn.Module) -> bool:
+    """Whether a module was loaded from this form: what says its sizes is more than its config."""
+    return isinstance(getattr(getattr(module, "config", None), ENTRY, None), Mapping)
+
+
+def dense_origin(plain: Any, origin: Origin) -> Origin:
+    """The origin of a model that was cut again after it was loaded from this form: the first dense model.
+
+    ::
+
+        the origin of PrunedLlamaForCausalLM, 40 -> 30     ->     the origin of LlamaForCausalLM, 80 -> 30
+    """
+    if not is_pruned(plain):
+        return origin
+    config: Any = copy.deepcopy(origin.config)
+    pruned = getattr(config, ENTRY)
+    modeling_pruned.set_numbers(modeling_pruned.reachable(config, pruned), 0)
+    for name in (ENTRY, "auto_map"):
+        delattr(config, name)
+    kind = _base_class(type(plain))
+    before = {
+        each["module"]: {name: is_now for name, (_, is_now) in each["numbers"].items()} for each in pruned["configs"]
+    }
+    return replace(
+        origin,
+        architecture=f"{kind.__module__}.{kind.__qualname__}",
+        config=config,
+        sizes=_merged(pruned["sizes"], origin.sizes),
+        config_sizes=_merged(before, origin.config_sizes),
+    )
+
+
+def _merged(before: Sizes, after: Sizes) -> Sizes:
+    return {path: {**before.get(path, {}), **after.get(path, {})} for path in {**before, **after}}
+
+
+def _base_class(kind: type) -> type:
+    """transformers' own class, which a class may be made from."""
+    import transformers
+
+    return next((each for each in kind.__mro__ if getattr(transformers, each.__name__, None) is each), kind)
+
+
 def pruned_form(plain: nn.Module, origin: Origin) -> Any:
     """The same model, with the same tensors, as one that ``save_pretrained`` saves with all that loading it needs.
 
@@ -44,11 +88,14 @@ def pruned_form(plain: nn.Module, origin: Origin) -> Any:
     Raises:
         ExportError: it is more than a dense model with smaller tensors and other numbers; says what.
     """
-    kind: Any = pruned_class(type(plain))
+    base: Any = _base_class(type(plain))
+    kind: Any = pruned_class(base)
     config: Any = copy.deepcopy(origin.config)
     tensors = dict(_named_tensors(plain))
-    config.auto_map = {auto: f"{FILE.removesuffix('.py')}.{kind.__name__}" for auto in auto_classes(type(plain))}
-    setattr(config, ENTRY, _sizes(plain, origin, tensors))
+    config.auto_map = {auto: f"{FILE.removesuffix('.py')}.{kind.__name__}" for auto in auto_classes(base)}
+    if not config.auto_map:
+        raise ExportError(f"no AutoModel class of transformers makes a {base.__name__}")
+    setattr(config, ENTRY, _sizes(plain, base, origin, tensors))
     try:
         with quietly(), torch.device("meta"):
             model = kind(type(config).from_dict(config.to_dict()))
@@ -56,7 +103,7 @@ def pruned_form(plain: nn.Module, origin: Origin) -> Any:
         model.load_state_dict({name: tensors[name] for name in wanted}, assign=True)
         model.tie_weights()
     except Exception as error:  # whatever a config or a constructor finds wrong with its numbers
-        raise ExportError(f"cut to its sizes, {type(plain).__name__} can't be made: {first_line(error)}") from error
+        raise ExportError(f"cut to its sizes, {base.__name__} can't be made: {first_line(error)}") from error
     for name, tensor in _named_tensors(model):
         if name not in tensors or tensors[name].shape != tensor.shape:
             ours, theirs = list(tensors[name].shape) if name in tensors else "missing", list(tensor.shape)
@@ -78,16 +125,16 @@ def auto_classes(kind: type) -> list[str]:
     ]
 
 
-def _sizes(plain: nn.Module, origin: Origin, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _sizes(plain: nn.Module, kind: Any, origin: Origin, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What distinguishes a model from the dense one."""
     config: Any = copy.deepcopy(origin.config)
     with quietly(), torch.device("meta"):
-        dense = type(plain)(type(config).from_dict(config.to_dict()))
+        dense = kind(type(config).from_dict(config.to_dict()))
     whole = dict(_named_tensors(dense))
     modules = dict(dense.named_modules())
     configs = configs_of(modules)
     reachable = dict(_inner_configs(dense.config))
-    buffers = [name for name in tensors if _is_computed(plain, name) and name in whole]
+    buffers = [name for name in tensors if name in whole and _is_computed(dense, name)]
     return {
         "shapes": {
             name: list(tensor.shape)

@@ -85,6 +85,19 @@ def test_model_with_other_layers_has_its_sizes_in_the_config(tmp_path: Path, tie
         assert ("lm_head.weight" in stored.keys()) is not tied  # noqa: SIM118 (it is no mapping)
 
 
+def test_model_that_is_cut_again_is_saved_as_one_that_was_cut_once(tmp_path: Path) -> None:
+    gp.save(compact_llama(tiny_llama(), per_layer=True), tmp_path / "once")
+    traced = traced_llama(gp.load(tmp_path / "once"))
+    again = gp.rewrite(traced, half(traced, lambda group: group.kind == "channels" and group.status == "prunable"))
+    report = gp.save(again, tmp_path / "twice")
+    assert (report.form, report.reason, report.difference) == ("remote-code", "its layers differ in size", 0.0)
+    model: Any = gp.load(tmp_path / "twice")
+    assert model.model.layers[1].mlp.up_proj.out_features == 20
+    assert torch.equal(logits(model), logits(again))
+    config = json.loads((tmp_path / "twice" / "config.json").read_text())
+    assert (config["intermediate_size"], config["num_attention_heads"]) == (80, 8)
+
+
 def test_code_in_a_directory_is_not_run(tmp_path: Path) -> None:
     gp.save(compact_llama(tiny_llama(), per_layer=True), tmp_path / "out")
     (tmp_path / "out" / "modeling_pruned.py").write_text("raise SystemExit('run')")

@@ -9,8 +9,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
+from typer.testing import CliRunner
 
 import graphprune as gp
+from graphprune.cli.app import app
 from graphprune.errors import ExportError, OutputExistsError
 
 from ..zoo.language import LANGUAGE
@@ -147,3 +149,14 @@ def test_what_has_conventions_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError):
         gp.export_gguf(out, file)
     assert file.read_text() == "mine"
+
+
+def test_from_a_shell(tmp_path: Path) -> None:
+    gp.save(compact_llama(tiny_llama(layers=1)), tmp_path / "out")
+    command = ["gguf", str(tmp_path / "out"), "-o", str(tmp_path / "out.gguf"), "--dtype", "bf16"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "bf16, 11 tensors, no tokenizer; llama.cpp runs it" in result.stdout
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 2
+    assert again.stderr.startswith(f"error: The file {tmp_path / 'out.gguf'} exists already and is not overwritten")
