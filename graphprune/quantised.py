@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import CaptureError
+from .errors import CaptureError, RewriteError
 
 SUPPORTED = "bitsandbytes in 8 and 4 bits, and torchao's integers with symmetric scales"
 
@@ -119,6 +119,22 @@ def _refuse_unknown_format(module: nn.Module) -> None:
     if method is not None and any(tensor.ndim > 1 and tensor.dtype in PACKED for tensor in tensors):
         name = getattr(method, "value", method)
         raise CaptureError(f"a model that is quantised by {name} can't be pruned: what can is {SUPPORTED}")
+
+
+def require_groups(module: nn.Module, size: int, *, ignore: Collection[str] = ()) -> None:
+    """Check that runs of ``size`` columns, which are to share a scale, divide every linear layer that has weights.
+
+    ``ignore`` are the paths of layers that are to stay as they are.
+
+    Raises:
+        RewriteError: they do not divide one; says which, and how to cut the model so that they do.
+    """
+    for path, child in module.named_modules():
+        if isinstance(child, nn.Linear) and path not in ignore and child.in_features % size:
+            raise RewriteError(
+                f"{path} has {child.in_features} inputs, which runs of {size} that share a scale do not divide: cut "
+                f"the model anew with multiple_of={size}, or leave this layer as it is"
+            )
 
 
 # --- the formats -----------------------------------------------------------------------------------------------------

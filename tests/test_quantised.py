@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import graphprune as gp
-from graphprune.errors import CaptureError, ScoreError, TrainingError
+from graphprune.errors import CaptureError, RewriteError, ScoreError, TrainingError
 from graphprune.passes.slice_parameters import is_zero_where_masked, zero_masked
-from graphprune.quantised import dense_copy, quantised_weight, quantised_weights
+from graphprune.quantised import dense_copy, quantised_weight, quantised_weights, require_groups
 from graphprune.training.masking import masks_of, removed_slices, zero
 
+from .models import tiny_llama
 from .tiny import save_tiny_llama
 from .training.tiny import plain_trainer
 
@@ -268,3 +269,24 @@ def test_what_is_not_supported_is_said_before_training(directory: Path) -> None:
     traced = gp.trace(adapted(directory, "int8"), kwargs={"input_ids": IDS})
     with pytest.raises(TrainingError, match=r"^compaction can't cut .*, which is a Int8Params: use compaction=None$"):
         gp.Pruner(traced, gp.PruneConfig(ratio=0.3, compaction=0.1), 10)
+
+
+def test_widths_that_runs_of_columns_do_not_divide() -> None:
+    """They do where the widths that stay were asked to be multiples."""
+    model = tiny_llama(tied=False, num_hidden_layers=1, intermediate_size=64)
+    traced = gp.trace(model, kwargs={"input_ids": IDS})
+    scores = gp.score(traced, "magnitude")
+    odd, whole = (
+        gp.rewrite(traced, gp.select(traced, scores, ratio=0.1, only=["*.mlp*"], multiple_of=size)).module
+        for size in (1, 16)
+    )
+    with pytest.raises(RewriteError) as caught:
+        require_groups(odd, 16)
+    width = odd.model.layers[0].mlp.down_proj.in_features
+    assert str(caught.value) == (
+        f"model.layers.0.mlp.down_proj has {width} inputs, which runs of 16 that share a scale do not divide: cut the "
+        "model anew with multiple_of=16, or leave this layer as it is"
+    )
+    require_groups(odd, 16, ignore=["model.layers.0.mlp.down_proj"])
+    require_groups(whole, 16)
+    assert whole.model.layers[0].mlp.down_proj.in_features == 48
