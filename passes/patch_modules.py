@@ -41,7 +41,8 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)", ("repeats",)),
     (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)", ("heads repeats", "heads")),
     (
-        r"(attention_)?head_(dim|size)|d_kv|d_head|key_dim|key_value_proj_dim|dim_head|attention_head_size",
+        r"(attention_)?head_(dim|size)|d_kv|d_head|key_dim|key_value_proj_dim|dim_head|attention_head_size"
+        r"|rotary_n?dims?",
         ("head_dims",),
     ),
     (

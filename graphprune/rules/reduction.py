@@ -87,6 +87,41 @@ def never_zero(result: Result) -> Result:
     return None if result is None else Dims(result.axes, (False,) * len(result))
 
 
+@axis_rule("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+def elementwise_loss(call: Call) -> Result:
+    """The values for each position (``reduction`` 0), zero where x and y are, or their mean (1) or sum (2)."""
+    values = pointwise(call, [call.tensor("self"), call.tensor("target")], all)
+    if call["reduction"] == 0:
+        return values
+    for axis, zero in values:
+        if call["reduction"] == 1:
+            call.freeze(axis, "a loss takes its mean over it")
+        else:
+            call.summed(axis, zero, "a loss")
+    return Dims((), ())
+
+
+@axis_rule(
+    "cross_entropy_loss",
+    "nll_loss",
+    "nll_loss2d",
+    "nll_loss_nd",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "kl_div",
+    "soft_margin_loss",
+    "multilabel_margin_loss",
+    "margin_ranking_loss",
+    "hinge_embedding_loss",
+    "cosine_embedding_loss",
+    "triplet_margin_loss",
+    "poisson_nll_loss",
+)
+def loss(call: Call) -> Result:
+    """Losses that are not zero for zeros, or compare classes: everything is frozen."""
+    return call.opaque(f"{call.node.target} compares its positions")
+
+
 @axis_rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax", "special_softmax")
 def softmax(call: Call) -> Result:
     """``... a -> ... a``: masked units would still take their share, so a is frozen."""

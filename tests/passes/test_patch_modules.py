@@ -87,6 +87,12 @@ def test_heads_whose_sizes_have_other_names(family: str, path: str) -> None:
     assert compact.module_error is None
 
 
+def test_dims_of_a_head_of_which_a_part_is_rotated() -> None:
+    model, inputs = LANGUAGE["phi"]()
+    attention = halved(model, **inputs).model.layers[0].self_attn
+    assert (attention.head_dim, attention.rotary_ndims) == (4, 2)
+
+
 def test_numbers_of_a_scan_over_states() -> None:
     """Mamba2 counts the heads in groups, the states of each, and with both the channels of its convolution."""
     model, inputs = LANGUAGE["mamba2"]()

@@ -49,6 +49,28 @@ def _whole(name: str, square: Tensor) -> Tensor:
     return total([each.abs().sum() for each in (found if isinstance(found, (tuple, list)) else [found])])
 
 
+ELEMENTWISE = "mse_loss l1_loss smooth_l1_loss huber_loss"
+LOSSES = (
+    "cross_entropy_loss nll_loss nll_loss2d nll_loss_nd binary_cross_entropy binary_cross_entropy_with_logits kl_div "
+    "soft_margin_loss multilabel_margin_loss margin_ranking_loss hinge_embedding_loss cosine_embedding_loss "
+    "triplet_margin_loss poisson_nll_loss"
+)
+
+
+def _loss(name: str, x: Tensor) -> Tensor:
+    """One of these losses of ``[rows, classes]``, beside targets that fit it."""
+    values, classes = x.sigmoid(), torch.zeros(x.shape[0], dtype=torch.long)
+    given: dict[str, tuple[Any, ...]] = {
+        **dict.fromkeys(["cross_entropy_loss", "nll_loss", "nll_loss_nd"], (x, classes)),
+        "nll_loss2d": (x[:, :, None, None], classes[:, None, None]),
+        "multilabel_margin_loss": (x, torch.zeros(x.shape, dtype=torch.long)),
+        "cosine_embedding_loss": (x, values, classes - 1),
+        **dict.fromkeys(["margin_ranking_loss", "triplet_margin_loss"], (x, values, values)),
+        "poisson_nll_loss": (x, values, True, False, 1e-8, 1),
+    }
+    return getattr(aten, name)(*given.get(name, (values, values)))  # type: ignore[no-any-return]
+
+
 def total(parts: list[Tensor]) -> Tensor:
     return reduce(operator.add, parts)
 
@@ -1254,6 +1276,32 @@ REDUCTIONS: list[Case] = [
         other="b a",
         two="3 c",
         third="4 c",
+    ),
+    case(
+        ELEMENTWISE,
+        lambda p, x: total(
+            [
+                f(x @ p.up, x @ p.other, reduction=0) @ p.down + f(x @ p.up, x @ p.other, reduction=2)
+                for f in each(ELEMENTWISE)
+            ]
+        ),
+        cut="up:1 other:1 down:0",
+        up="3 a",
+        other="3 a",
+        down="a 2",
+    ),
+    case(
+        "mse_loss l1_loss",
+        lambda p, x: F.mse_loss(x @ p.up, x @ p.up * 2) + F.l1_loss((x @ p.two).exp(), x @ p.two, reduction="sum"),
+        frozen={"up:1": "a loss takes its mean over it", "two:1": f"a loss {NOT_ZERO}"},
+        up="3 b",
+        two="3 a",
+    ),
+    case(
+        LOSSES,
+        lambda p, x: total([_loss(name, x @ p.up) for name in LOSSES.split()]),
+        frozen={"up:1": "compares its positions"},
+        up="3 a",
     ),
     case(
         WHOLE,

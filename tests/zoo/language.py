@@ -119,7 +119,7 @@ LANGUAGE: dict[str, Entry] = {
         ),
         {"input_ids": ids()},
     ),
-    "gpt_neox": causal("GPTNeoX"),
+    "gpt_neox": causal("GPTNeoX", num_attention_heads=3),
     "gptj": lambda: (
         build("GPTJConfig", "GPTJForCausalLM", **GPT2, rotary_dim=4),
         {"input_ids": ids()},
@@ -134,7 +134,7 @@ LANGUAGE: dict[str, Entry] = {
         {"input_ids": ids()},
     ),
     "falcon": causal("Falcon", num_kv_heads=2, new_decoder_architecture=True),
-    "stablelm": causal("StableLm", num_key_value_heads=2),
+    "stablelm": causal("StableLm", hidden_size=64, num_attention_heads=4, num_key_value_heads=2),
     "starcoder2": causal("Starcoder2", num_key_value_heads=2),
     "cohere": causal("Cohere", num_key_value_heads=2),
     "olmo2": causal("Olmo2", num_key_value_heads=2),
