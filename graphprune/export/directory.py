@@ -306,7 +306,8 @@ class _Writer:
             write_json(directory / VERIFY, asdict(self.compact.report))
         kind = transformers_class(self.origin.architecture)
         auto = next(iter([*(auto_classes(kind) if kind is not None else []), "AutoModel"]))
-        card = model_card(self.compact, form, self.place, auto, self.measured)
+        place = Path(self.place).name if Path(self.place).is_absolute() else self.place  # a card is for others to read
+        card = model_card(self.compact, form, place, auto, self.measured)
         (directory / "README.md").write_text(card, encoding="utf-8")
 
     def _reload(self, directory: Path) -> float:

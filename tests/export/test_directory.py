@@ -64,6 +64,7 @@ def test_model_alike_in_every_layer_is_plain_transformers(tmp_path: Path, tied: 
     assert torch.equal(generated(model, use_cache=True), generated(model, use_cache=False))
     assert sum(parameter.numel() for parameter in model.parameters()) == compact.parameter_count
     assert read_plan(tmp_path / "out") == compact.plan
+    assert "from_pretrained('out')" in (tmp_path / "out" / "README.md").read_text()
     assert report.bytes == sum((tmp_path / "out" / file).stat().st_size for file in files(tmp_path / "out"))
 
 
