@@ -1,10 +1,10 @@
 """Which groups the module form can cut, and which numbers of units a config can express.
 
 Nothing here knows a model: one unit of every group of a family is cut, and the patched module is run beside the graph
-form, or built anew from its patched config. Both are filled with random numbers that take next to no memory
-(:func:`patterned`), so that a module form that runs but computes something else is seen too: attention that divides by
-the root of its new head size, position slopes that follow from the new number of heads. A model without values can't be
-run, and shapes decide.
+form, with the first and the last of blocks that are alike (:mod:`.shortened`), or built anew from its patched config.
+Both are filled with random numbers that take next to no memory (:func:`patterned`), so that a module form that runs but
+computes something else is seen too: attention that divides by the root of its new head size, position slopes that
+follow from the new number of heads. A model without values can't be run, and shapes decide.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from itertools import combinations, takewhile
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -34,6 +34,7 @@ from .passes.trace import inference_mode_of
 from .passes.verify import same_values
 from .program import parameter_table
 from .quiet import first_line, quietly
+from .shortened import shorten
 from .traced import TracedModel
 
 MOST_COUNTED = 256
@@ -181,7 +182,16 @@ def _first(groups: Iterable[PruningGroup], count: int) -> dict[int, Kept]:
 
 
 def _check_of(traced: TracedModel) -> Callable[[Keep], bool]:
-    """The check that the whole model passes: by values in float64 or in its own types, or by shapes."""
+    """The check that the whole model passes, made on blocks of it where those stand for others that are alike."""
+    short = shorten(traced)
+    if short is None:
+        return _whole_check_of(traced)
+    check_short, check_whole = _whole_check_of(short.traced), cache(partial(_whole_check_of, traced))
+    return lambda keep: check_short(short.keep(keep)) if short.shows(keep) else check_whole()(keep)
+
+
+def _whole_check_of(traced: TracedModel) -> Callable[[Keep], bool]:
+    """The check that a model passes: by values in float64 or in its own types, or by shapes."""
     counted = counted_axes(traced.inference, traced.groups)
     if any(traced.program.tensor(name).is_meta for name in traced.table):
         return partial(_runs, traced, counted)

@@ -47,6 +47,7 @@ LAYERS: list[set[str]] = [
     },
     {
         "graphprune.expressible",
+        "graphprune.shortened",
         "graphprune.constraints",
         "graphprune.ladders",
         "graphprune.latency",
