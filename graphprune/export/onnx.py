@@ -13,7 +13,8 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,7 @@ def _export(subject: Subject, name: str, opset: int, precision: Precision) -> tu
     if precision == "fp16":
         module, example = halved(module), half_inputs(example)
     reason: str | None = None
-    with inference_mode_of(module):
+    with inference_mode_of(module), _batched_experts(module):
         for attempt in subject.free:
             try:
                 program: Any = torch.onnx.export(
@@ -271,6 +272,20 @@ def _export(subject: Subject, name: str, opset: int, precision: Precision) -> tu
                 name_dims(program.model, example, attempt)
                 return program, attempt, reason and f"not all sizes could be left free: {reason}"
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+@contextmanager
+def _batched_experts(module: nn.Module) -> Iterator[None]:
+    """Within the context experts are products of a batch each: the grouped product of transformers has no ONNX form."""
+    found = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
+    grouped = [each for each in found.values() if getattr(each, "_experts_implementation", None) == "grouped_mm"]
+    for each in grouped:
+        each._experts_implementation = "batched_mm"
+    try:
+        yield
+    finally:
+        for each in grouped:
+            each._experts_implementation = "grouped_mm"
 
 
 def _for_torch(example: Inputs, spec: Any) -> Any:

@@ -13,6 +13,7 @@ from graphprune.errors import ExportError
 from graphprune.onnx import generate
 
 from ..zoo.language import LANGUAGE, ids
+from ..zoo.vision import VISION
 
 DECODERS = [
     "bloom",
@@ -107,3 +108,14 @@ def test_a_decoder_without_its_cache(tmp_path: Path) -> None:
         "encoder_attention_mask": ("batch", "encoder_sequence"),
     }
     assert report.outputs["logits"][:2] == ("batch", "sequence")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("family", ["vit", "resnet", "bert"])
+def test_pruned_models_of_other_kinds(family: str, precision: Any, tmp_path: Path) -> None:
+    model, inputs = {**LANGUAGE, **VISION}[family]()
+    compact = gp.prune(model.eval(), kwargs=inputs, ratio=0.25, form="module")
+    report = gp.export_onnx(compact, tmp_path / "model.onnx", precision=precision)
+    assert report.checked
+    assert list(report.inputs) == list(inputs)
