@@ -277,7 +277,7 @@ def _export(subject: Subject, name: str, opset: int, precision: Precision) -> tu
 @contextmanager
 def _batched_experts(module: nn.Module) -> Iterator[None]:
     """Within the context experts are products of a batch each: the grouped product of transformers has no ONNX form."""
-    found = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
+    found: dict[int, Any] = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
     grouped = [each for each in found.values() if getattr(each, "_experts_implementation", None) == "grouped_mm"]
     for each in grouped:
         each._experts_implementation = "batched_mm"
