@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..axes import ONE, Axis
 from .pointwise import pointwise
-from .registry import Call, Dims, Result, axis_rule, dim_index
+from .registry import Call, Dims, Result, axis_rule, dim_index, operator_name
 
 Visit = Callable[[Axis, bool], None]
 
@@ -72,12 +72,18 @@ def statistic(call: Call) -> Result:
     "quantile",
 )
 def order_positions(call: Call) -> Result:
-    """Reductions to which a zero adds something: the reduced dims are frozen."""
+    """Reductions to which a zero adds something: the reduced dims are frozen; along the others zeros give zeros."""
     if call.dims("other") is not None:  # max(x, y) is not a reduction
         return pointwise(call, call.tensors(), all)
     if call.dims("q") is not None:
         return call.opaque(f"{call.node.target} compares its positions")
-    return never_zero(reduce(call, lambda axis, zero: call.freeze(axis, f"{call.node.target} compares its positions")))
+    result = reduce(call, lambda axis, zero: call.freeze(axis, f"{call.node.target} compares its positions"))
+    if operator_name(call.node.target) in ("aten::argmax", "aten::argmin", "aten::logsumexp"):
+        return never_zero(result)
+    values, *places = result if isinstance(result, tuple) else (result,)
+    both = operator_name(call.node.target) == "aten::aminmax"
+    rest = tuple(places) if both else never_zero(tuple(places))
+    return (values, *rest) if isinstance(result, tuple) and isinstance(rest, tuple) else values
 
 
 def never_zero(result: Result) -> Result:

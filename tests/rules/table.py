@@ -1134,6 +1134,15 @@ REDUCTIONS: list[Case] = [
         for name in ORDERED.split()
     ),
     case("logsumexp", lambda p, x: torch.logsumexp(h(p, x), 0).sum(), frozen={"up:1": NOT_ZERO}, up="3 a"),
+    case(
+        "amax amin max min prod any all median nanmedian mode",
+        lambda p, x: (
+            total([first(f(h(p, x), 0)).sum() for f in each("amax amin prod any all max min nanmedian mode")])
+            + (total(list(aten.aminmax(h(p, x), dim=0))) + aten.median(h(p, x), 0)[0]).sum()
+        ),
+        cut="up:1",
+        up="3 a",
+    ),
     case("max", lambda p, x: h(p, x).max(0).indices.sum(), frozen={"up:1": NOT_ZERO}, up="3 a"),
     case(
         "max min",

@@ -61,6 +61,16 @@ def seq2seq(name: str, model: str = "ForConditionalGeneration", **sizes: Any) ->
     )
 
 
+def masked(entry: Entry) -> Entry:
+    """The same, with a mask of the input that masks nothing."""
+
+    def with_mask() -> tuple[nn.Module, dict[str, Any]]:
+        model, inputs = entry()
+        return model, {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+
+    return with_mask
+
+
 BART = {
     "vocab_size": VOCABULARY,
     "d_model": 48,
@@ -268,6 +278,11 @@ LANGUAGE: dict[str, Entry] = {
         build("XLMConfig", "XLMWithLMHeadModel", vocab_size=VOCABULARY, emb_dim=48, n_layers=2, n_heads=6),
         {"input_ids": ids()},
     ),
+    "roformer": encoder("RoFormer"),
+    "xlnet": lambda: (
+        build("XLNetConfig", "XLNetLMHeadModel", vocab_size=VOCABULARY, d_model=48, n_layer=2, n_head=6, d_inner=80),
+        {"input_ids": ids()},
+    ),
     "deberta_v2": encoder("DebertaV2"),
     "modernbert": encoder("ModernBert"),
     "t5": seq2seq("T5", **T5),
@@ -297,6 +312,11 @@ LANGUAGE: dict[str, Entry] = {
         max_encoder_position_embeddings=64,
         max_decoder_position_embeddings=64,
     ),
+    "fsmt": seq2seq("FSMT", **BART, langs=["en", "de"], src_vocab_size=VOCABULARY, tgt_vocab_size=VOCABULARY),
+    "longt5": masked(
+        seq2seq("LongT5", **T5, local_radius=3, encoder_attention_type="transient-global", global_block_size=4)
+    ),
+    "switch_transformers": masked(seq2seq("SwitchTransformers", **T5, num_experts=4)),
     "whisper": lambda: (
         build(
             "WhisperConfig",

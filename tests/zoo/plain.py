@@ -206,6 +206,118 @@ class MixtureOfExperts(nn.Module):
         return sum(weights[..., i : i + 1] * expert(x) for i, expert in enumerate(self.experts))  # type: ignore[return-value]
 
 
+class GraphAttention(nn.Module):
+    """Attention along the edges of a graph, added up where they end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = 4, 6
+        self.up, self.down = nn.Linear(7, 24, bias=False), nn.Linear(24, 4)
+        self.start, self.end = nn.Parameter(torch.randn(1, 4, 6)), nn.Parameter(torch.randn(1, 4, 6))
+
+    def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
+        start, end = edges
+        heads = self.up(nodes).view(-1, self.num_heads, self.head_dim)
+        scores = (heads * self.start).sum(-1)[start] + (heads * self.end).sum(-1)[end]
+        weights = F.leaky_relu(scores, 0.2).exp()
+        total = torch.zeros_like(weights[: len(nodes)]).scatter_add(0, end[:, None].expand_as(weights), weights)
+        message = heads[start] * (weights / total[end]).unsqueeze(-1)
+        return self.down(F.elu(torch.zeros_like(heads).index_add(0, end, message)).flatten(1))  # type: ignore[no-any-return]
+
+
+class StateSpace(nn.Module):
+    """A diagonal state space model (S4D): a complex kernel, applied by Fourier transforms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv1d(8, 24, 1), nn.Conv1d(24, 5, 1)
+        self.step, self.skip = nn.Parameter(torch.rand(24)), nn.Parameter(torch.randn(24))
+        self.decay, self.turn = nn.Parameter(torch.rand(24, 8)), nn.Parameter(torch.rand(24, 8))
+        self.out = nn.Parameter(torch.randn(24, 8, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        length = x.shape[-1]
+        rate = (1j * self.turn - self.decay.exp()) * self.step.exp()[:, None]
+        powers = torch.exp(rate[..., None] * torch.arange(length))
+        kernel = torch.einsum("hn,hnl->hl", torch.view_as_complex(self.out) * (rate.exp() - 1) / rate, powers).real
+        y = torch.fft.irfft(torch.fft.rfft(x, n=2 * length) * torch.fft.rfft(kernel, n=2 * length), n=2 * length)
+        return self.last(F.gelu(y[..., :length] + x * self.skip[:, None]))  # type: ignore[no-any-return]
+
+
+class FourierOperator(nn.Module):
+    """A neural operator: complex weights on the lowest frequencies of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.beside, self.last = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 1), nn.Conv2d(12, 1, 1)
+        self.low, self.high = (nn.Parameter(torch.randn(12, 12, 4, 4, dtype=torch.cfloat) / 12) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        waves = torch.fft.rfft2(x)
+        mixed = torch.zeros_like(waves)
+        mixed[:, :, :4, :4] = torch.einsum("nixy,ioxy->noxy", waves[:, :, :4, :4], self.low)
+        mixed[:, :, -4:, :4] = torch.einsum("nixy,ioxy->noxy", waves[:, :, -4:, :4], self.high)
+        return self.last(F.gelu(torch.fft.irfft2(mixed, s=x.shape[-2:]) + self.beside(x)))  # type: ignore[no-any-return]
+
+
+class Capsules(nn.Module):
+    """Capsules that vote by agreement for those of the next layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3, 2)
+        self.votes = nn.Parameter(torch.randn(1, 72, 5, 6, 4) / 5)
+
+    @staticmethod
+    def squash(x: Tensor) -> Tensor:
+        square = x.square().sum(-1, keepdim=True)
+        return square / (1 + square) * x / torch.sqrt(square + 1e-8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self.second(F.relu(self.first(x))).view(-1, 8, 4, 3, 3).permute(0, 1, 3, 4, 2).reshape(-1, 72, 4)
+        votes = (self.votes @ self.squash(low)[:, :, None, :, None]).squeeze(-1)
+        logits = torch.zeros(votes.shape[:3]).unsqueeze(-1)
+        for _ in range(2):
+            high = self.squash((logits.softmax(2) * votes).sum(1))
+            logits = logits + (votes * high.unsqueeze(1)).sum(-1, keepdim=True)
+        return high.norm(dim=-1)
+
+
+class Either(nn.Module):
+    """One of two layers, whichever the sign of the sum of the values says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.one, self.other, self.down = (nn.Linear(a, b) for a, b in ((8, 24), (24, 16), (24, 16), (16, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.up(x))
+        branches = (lambda h: F.relu(self.one(h)), lambda h: torch.tanh(self.other(h)))
+        return self.down(torch.cond(x.sum() > 0, *branches, (hidden,)))  # type: ignore[no-any-return]
+
+
+class PointCloud(nn.Module):
+    """Features of the nearest neighbours of each point, by the distances between their features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 16), nn.Linear(32, 24), nn.Linear(40, 4)
+
+    @staticmethod
+    def neighbours(x: Tensor) -> Tensor:
+        nearest = torch.cdist(x, x).topk(4, largest=False).indices
+        each = x[:, None].expand(-1, x.shape[1], -1, -1)
+        near = each.gather(2, nearest[..., None].expand(-1, -1, -1, x.shape[2]))
+        return torch.cat([near - x[:, :, None], x[:, :, None].expand_as(near)], -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = F.leaky_relu(self.first(self.neighbours(x))).amax(2)
+        second = F.leaky_relu(self.second(self.neighbours(first))).amax(2)
+        return self.head(torch.cat([first, second], -1).amax(1))  # type: ignore[no-any-return]
+
+
 def seeded(make: Callable[[], nn.Module], **inputs: Tensor) -> Entry:
     """A model with random weights in eval mode."""
 
@@ -229,5 +341,13 @@ PLAIN: dict[str, Entry] = {
     "shufflenet": seeded(ShuffleNet, x=image(16)),
     "super_resolution": seeded(SuperResolution, x=image(16)),
     "torch_transformer": seeded(Transformer, source=ids(2, 9), target=ids(2, 7)),
+    "graph_attention": seeded(
+        GraphAttention, nodes=torch.randn(9, 7), edges=torch.tensor([range(9), [*range(1, 9), 0]])
+    ),
+    "state_space": seeded(StateSpace, x=torch.randn(2, 8, 16)),
+    "fourier_operator": seeded(FourierOperator, x=image(16)),
+    "capsules": seeded(Capsules, x=image(9)),
+    "condition": seeded(Either, x=torch.ones(3, 8)),
+    "point_cloud": seeded(PointCloud, x=torch.randn(2, 12, 3)),
     "mixture_of_experts": seeded(MixtureOfExperts, x=torch.randn(2, 9, 16)),
 }
