@@ -42,6 +42,7 @@ from ..weight_files import INDEX, Checkpoint, read_checkpoint
 from .directory import describe
 from .layer_form import plain_tensors
 from .manifest import Form, read_object
+from .module_check import check_module_form
 from .pruned_form import ENTRY
 from .shards import Cut, CutShard
 
@@ -79,8 +80,9 @@ def rewrite_checkpoint(
 ) -> CheckpointReport:
     """Cut the safetensors checkpoint in a directory to a plan, and write it to a new directory.
 
-    The result is that of :func:`graphprune.rewrite` and :func:`graphprune.save`, to the bit, but that no values are
-    compared: hardly more than the largest tensor is ever in memory. An ``adapter``, a directory that peft wrote, is cut
+    The result is that of :func:`graphprune.rewrite` and :func:`graphprune.save`, to the bit. Its outputs are not
+    compared; that a module of its sizes computes what its graph does is seen with random weights.
+    Hardly more than the largest tensor is ever in memory. An ``adapter``, a directory that peft wrote, is cut
     with the model and lies in ``output/adapter``; the plan is for the model with or without it.
 
     Raises:
@@ -88,7 +90,7 @@ def rewrite_checkpoint(
         SourceError: the model can't be made, files of it are missing, or its weights are stored in few bits.
         FileFormatError: a file is truncated, corrupt or does not hold what the model has.
         PlanError: the plan is for another model.
-        ExportError: the model has no module form.
+        ExportError: the plan has no module form of the model.
         DiskFullError: there is not enough space, which is known before anything is written, or it went meanwhile.
     """
     source, output = Path(source), Path(output)
@@ -96,6 +98,8 @@ def rewrite_checkpoint(
     traced, plan = trace_checkpoint(plan, source, None if adapter is None else Path(adapter))
     checkpoint = read_checkpoint(source)
     matched = _match(checkpoint, traced.module)
+    computed = computed_buffers(model_on_meta(source))
+    _check_module_form(plan, source, None if adapter is None else Path(adapter), computed)
     compact = rewrite(traced, plan)
     masks = parameter_masks(traced.inference, plan.keep(traced))
     if adapter is not None:
@@ -107,11 +111,10 @@ def rewrite_checkpoint(
         _clear(directory)
         form, reason = describe(compact, directory, output, tokenizer)
         if form != "transformers":
-            added = computed_buffers(model_on_meta(source))
             if form == "remote-code":
                 wanted = read_object(directory / "config.json")[ENTRY]["buffers"]
-                added = {name: tensor for name, tensor in added.items() if name in wanted}
-            shards = _renamed(shards, matched, masks, traced.module, added)
+                computed = {name: tensor for name, tensor in computed.items() if name in wanted}
+            shards = _renamed(shards, matched, masks, traced.module, computed)
         resumed = 0
         for done, shard in enumerate(shards):
             file = directory / shard.source.file.name
@@ -170,6 +173,14 @@ def trace_checkpoint(plan: PruningPlan, source: Path, adapter: Path | None = Non
     adapted = trace(put_on(model_on_meta(source), adapter))
     names = {ours: plain for plain, ours in _names(adapted.module).items() if plain in before.table}
     return adapted, replace(carry_plan(before, plan, adapted, names), about=plan.about)
+
+
+def _check_module_form(plan: PruningPlan, source: Path, adapter: Path | None, computed: Mapping[str, Tensor]) -> None:
+    """Check what the plan makes of the model in float32, whose rounding hides no mistake."""
+    module = model_on_meta(source).float()
+    traced = trace(module if adapter is None else put_on(module, adapter))
+    names = _names(traced.module)
+    check_module_form(traced, plan.keep(traced), {names[name]: tensor for name, tensor in computed.items()})
 
 
 def _names(module: nn.Module) -> dict[str, str]:

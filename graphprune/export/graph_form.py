@@ -153,10 +153,10 @@ def read_graph(dense: nn.Module, plan: PruningPlan, about: Mapping[str, Any], fi
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
     try:
         traced = trace(dense, tuple(args), kwargs, dynamic=True)
-        return _filled(_cut(traced, plan, tensors, file), tensors)
+        return filled(_cut(traced, plan, tensors, file), tensors)
     except (CaptureError, FileFormatError):
         traced = trace(dense, tuple(args), kwargs)
-        return _filled(_cut(traced, plan, tensors, file), tensors)
+        return filled(_cut(traced, plan, tensors, file), tensors)
 
 
 def _cut(traced: Any, plan: PruningPlan, tensors: Mapping[str, Tensor], file: Path) -> fx.GraphModule:
@@ -178,7 +178,7 @@ def _is_parameter(traced: Any, name: str) -> bool:
     return name in traced.table and not traced.table[name].is_buffer
 
 
-def _filled(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+def filled(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     """The graph without its meta device: what it makes is made where its tensors are."""
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import graphprune as gp
-from graphprune.errors import DiskFullError, FileFormatError, OutputExistsError, PlanError, SourceError
+from graphprune.errors import DiskFullError, ExportError, FileFormatError, OutputExistsError, PlanError, SourceError
 from graphprune.export import checkpoint as module_under_test
 from graphprune.export.checkpoint import rewrite_checkpoint
 from graphprune.weight_files import INDEX, WEIGHTS
@@ -314,6 +314,20 @@ def test_a_checkpoint_that_does_not_fit(
     with pytest.raises(kind) as caught:
         rewrite_checkpoint(plan, source, tmp_path / "out")
     assert str(caught.value).startswith(message.replace("DIR", str(source)))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_plan_with_a_graph_form_only(source: Path, tmp_path: Path) -> None:
+    """LLaMA divides by the root of its head size: what it computes with another one is not the masked model."""
+    traced = traced_llama(tiny_llama())
+    plan = half(traced, lambda group: group.kind == "head_dims" and any("q_proj" in m.parameter for m in group.members))
+    assert gp.rewrite(traced, plan).module_error is not None
+    with pytest.raises(ExportError) as caught:
+        rewrite_checkpoint(plan, source, tmp_path / "out")
+    assert str(caught.value) == (
+        "a LlamaForCausalLM whose sizes are those of the plan computes something else than the masked model, so the "
+        "plan has a graph form only: load the model, and use gp.rewrite and gp.save"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
