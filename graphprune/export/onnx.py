@@ -265,8 +265,7 @@ def _export(subject: Subject, name: str, opset: int, precision: Precision) -> tu
                 reason = reason or _cause(error)
                 if attempt is subject.free[-1]:
                     raise ExportError(
-                        f"torch can't export {name} to ONNX: {_cause(error)}. Check that torch.export "
-                        "captures it, or export the sub-module that you need"
+                        f"torch can't export {name} to ONNX: {_cause(error)}. {subject.remedy}"
                     ) from error
             else:
                 name_dims(program.model, example, attempt)

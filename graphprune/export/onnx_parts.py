@@ -54,6 +54,7 @@ class Subject:
     inputs: tuple[str, ...] | None
     outputs: tuple[str, ...]
     samples: Callable[[Any], list[Inputs]]
+    remedy: str = "Check that torch.export captures it, or export the sub-module that you need"
 
 
 def whole(module: nn.Module, example: Inputs, dynamic: bool) -> Subject:
@@ -240,6 +241,7 @@ def _with_cache(model: nn.Module, given: Mapping[str, Tensor], name: str, *, mas
         (*example[1]["inputs"], *(f"past_key_values.{each}" for each in tensors)),
         ("logits", *(f"present.{each}" for each in tensors)),
         lambda _: [example, sample(1, 0, 4), sample(3, 6, 1)],
+        "Export it without cache=True",
     )
 
 

@@ -33,7 +33,6 @@ DECODERS = [
     "granite",
     "mistral",
     "mixtral",
-    "mpt",
     "nemotron",
     "olmo2",
     "opt",
@@ -79,6 +78,15 @@ def test_a_state_that_is_no_cache_is_refused(tmp_path: Path) -> None:
         ExportError, match=r"^the cache of MambaForCausalLM can't be captured \(.*\): export it without"
     ):
         gp.export_onnx(model.eval(), tmp_path / "model.onnx", cache=True)
+
+
+@pytest.mark.slow
+def test_a_cache_that_torch_can_not_follow_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"^torch can't export MptForCausalLM to ONNX: .* Export it without cache=True$"
+    ):
+        gp.export_onnx(pruned("mpt"), tmp_path / "model.onnx", cache=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("family", ["t5", pytest.param("bart", marks=pytest.mark.slow)])
