@@ -1,7 +1,7 @@
 """Let the weights that stay make up for what is pruned while a model is trained.
 
-The second moments of the inputs of matrices go into a moving average at the steps that score, and at each pruning the
-base weights that stay get what :mod:`graphprune.reconstruction` gives for the units that go with it. The adapters stay
+The second moments of the inputs of matrices go into a moving average at each step, and at each pruning the base weights
+that stay get what :mod:`graphprune.reconstruction` gives for the units that go with it. The adapters stay
 as they are.
 
 What others can make up for is not lost with a unit. With the second moments ``C`` of all inputs, and the weights
@@ -44,7 +44,7 @@ class MakingUp:
 
     Args:
         traced: the model that is trained.
-        decay: the weight of the earlier moments in their moving average.
+        decay: the weight of the moments before in their moving average, at each step.
         kinds: the kinds of groups that are pruned, None for all that are by default.
 
     Raises:
@@ -72,18 +72,17 @@ class MakingUp:
         with adding_moments(self.traced.module, self.gates.values(), self._newer):
             yield
 
-    def take(self) -> bool:
-        """Put what was seen into the moving average, and whether there was something.
-
-        Where several processes train the model, all must call this.
-        """
-        device = next(self.traced.module.parameters()).device
-        newer = mean_of_processes({gate.parameter: moments for gate, moments in self._newer.items()}, device)
-        for name, moments in newer.items():
-            now = moments.to(device)
-            self.moments[name] = self.moments[name].mul_(self.decay).add_(now) if name in self.moments else now
+    def take(self) -> None:
+        """Put what was seen in a step into the moving average."""
+        for gate, newer in self._newer.items():
+            name = gate.parameter
+            self.moments[name] = self.moments[name].mul_(self.decay).add_(newer) if name in self.moments else newer
         self._newer = {}
-        return bool(newer)
+
+    def agree(self) -> None:
+        """Make the moments those of all processes together, which must all call this."""
+        device = next(self.traced.module.parameters()).device
+        self.moments = {name: each.to(device) for name, each in mean_of_processes(self.moments, device).items()}
 
     def lost(self, scores: Scores, before: Mapping[str, DimMasks], there: Mapping[str, DimMasks]) -> Scores:
         """The scores times the share of each unit's part in the outputs that the others can't make up for.

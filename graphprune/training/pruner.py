@@ -81,7 +81,11 @@ class Pruner:
         self._watching = ExitStack()
         self._watched = 0
         self._check()
-        self.making_up = MakingUp(traced, config.decay, config.kinds) if config.make_up == "weights" else None
+        self.making_up = (
+            MakingUp(traced, config.decay ** (1 / config.interval), config.kinds)
+            if config.make_up == "weights"
+            else None
+        )
 
     @property
     def last_step(self) -> int:
@@ -90,7 +94,7 @@ class Pruner:
 
     def is_due(self, step: int) -> bool:
         """Whether units are scored and pruned at a step; the first is 1."""
-        if self.plan.about.get("step", 0) >= self.last_step:
+        if self._has_ended:
             return False
         return step % self.config.interval == 0 or step >= self.last_step
 
@@ -113,18 +117,16 @@ class Pruner:
         self.watch(number + 1)
 
     def watch(self, number: int) -> None:
-        """Before the forward passes of a step: see in them what scoring or making up needs, if the step is due.
+        """Before the forward passes of a step: see in them what making up needs, and scoring if the step is due.
 
         :meth:`step` does this for the step after its own. It is left to the loop where the first step is due (with an
         interval of 1), and where the loop goes on from an earlier state.
         """
         self._watching.close()
         self._watched = number
-        if not self.is_due(number):
-            return
-        if self._gates is not None:
+        if self._gates is not None and self.is_due(number):
             self._watching.enter_context(self._gates.watching(self._there))
-        if self.making_up is not None:
+        if self.making_up is not None and not self._has_ended:
             self._watching.enter_context(self.making_up.watching())
 
     def before_step(self, number: int, *, scaled: bool = False) -> None:
@@ -145,6 +147,8 @@ class Pruner:
                 f"the loss or its gradients are not finite at step {number}: lower the learning rate, or check the "
                 "data and the weights for NaN"
             )
+        if self.making_up is not None and not self._has_ended:
+            self.making_up.take()
         if self.is_due(number):
             self.prune(number)
 
@@ -176,8 +180,9 @@ class Pruner:
             if ratio > 0:
                 self._apply(self._select(self.scores, ratio, step))
             return
-        if not self.making_up.take():
+        if not self.making_up.moments:
             raise self._unwatched("making up has seen no forward pass", step)
+        self.making_up.agree()
         if ratio > 0:
             plan = self._select(self.making_up.lost(self.scores, self._masks, self._there), ratio, step)
             self.making_up.update(masks_of(self.traced, plan), self._masks, self._there)
@@ -224,8 +229,7 @@ class Pruner:
         if self.compaction is None or not self.plan.groups:
             return False
         grown = self.removed - self._cut_at
-        ended = self.plan.about.get("step", 0) >= self.last_step
-        return grown > 0 if ended else grown >= max(self.config.compaction or 0, ROUNDING)
+        return grown > 0 if self._has_ended else grown >= max(self.config.compaction or 0, ROUNDING)
 
     def cut_if_due(self, optimizer: Any = None) -> None:
         """After a step: cut the model if the settings say so, in place (see :mod:`graphprune.training.compaction`).
@@ -254,6 +258,11 @@ class Pruner:
         self._cut_at = self._removed_by(plan)
         self._find_trained()
         self.watch(self._watched)
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether all is pruned."""
+        return bool(self.plan.about.get("step", 0) >= self.last_step)
 
     @property
     def _device(self) -> torch.device:
