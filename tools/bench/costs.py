@@ -440,7 +440,7 @@ HEAD = """# What pruning costs, and what it saves
 
 Made by
 
-    python tools/bench/compaction.py --tune valid.txt --output compaction.json
+    python tools/bench/compaction.py --tune valid.txt --cooldown 0.1 --output compaction.json
     python tools/bench/costs.py --compaction compaction.json --output costs.json --page
 
 All ways get the same batches of random token ids, each measurement is a process of its own, and the processes take
