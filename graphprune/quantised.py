@@ -73,7 +73,7 @@ def quantised_weight(layer: nn.Module) -> QuantisedWeight | None:
     Raises:
         CaptureError: it is, in a format that has no zero.
     """
-    weight = layer._parameters.get("weight")
+    weight = dict(layer._parameters.items()).get("weight")  # the table of TorchScript has no get
     names = {kind.__name__ for kind in type(weight).__mro__}
     if "bitsandbytes" in sys.modules and "Int8Params" in names:
         return QuantisedWeight(layer, INT8)
