@@ -26,7 +26,6 @@ DECODERS = [
     "gemma3",
     "glm4",
     "gpt2",
-    "gpt_bigcode",
     "gpt_neo",
     "gpt_neox",
     "gptj",
