@@ -38,7 +38,8 @@ Role = str
 ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(num_)?(key_value|kv|multi_query)_?(attention_)?(heads|group_num)", ("heads",)),
     (r"n_?head_?kv|num_kv|n_groups", ("heads",)),
-    (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)", ("repeats",)),
+    # with one KV head for all, the query heads are what repeats it
+    (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)", ("repeats", "heads")),
     (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)", ("heads repeats", "heads")),
     (
         r"(attention_)?head_(dim|size)|d_kv|d_head|key_dim|key_value_proj_dim|dim_head|attention_head_size"

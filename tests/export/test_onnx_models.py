@@ -26,6 +26,7 @@ DECODERS = [
     "gemma3",
     "glm4",
     "gpt2",
+    "gpt_bigcode",
     "gpt_neo",
     "gpt_neox",
     "gptj",

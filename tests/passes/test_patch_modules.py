@@ -87,6 +87,20 @@ def test_heads_whose_sizes_have_other_names(family: str, path: str) -> None:
     assert compact.module_error is None
 
 
+def test_query_heads_that_repeat_the_only_kv_head() -> None:
+    """The number of repeats is read where there is a mask only, which the model was not traced with."""
+    model, inputs = LANGUAGE["gpt_bigcode"]()
+    traced = gp.trace(model, (), inputs)
+    compact = gp.rewrite(traced, half(traced, [group for group in traced.groups.prunable if group.kind == "heads"]))
+    attention = compact.module.get_submodule("transformer.h.0.attn")
+    assert attention.num_key_value_groups == attention.num_heads == 3
+    padded = torch.ones_like(inputs["input_ids"])
+    padded[0, :2] = 0
+    with torch.no_grad():
+        plain, masked = (compact.module.eval()(**inputs, attention_mask=mask).logits for mask in (None, padded))
+    torch.testing.assert_close(plain[1:], masked[1:])
+
+
 def test_dims_of_a_head_of_which_a_part_is_rotated() -> None:
     model, inputs = LANGUAGE["phi"]()
     attention = halved(model, **inputs).model.layers[0].self_attn
