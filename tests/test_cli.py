@@ -303,7 +303,7 @@ def test_prune_at_once_and_each_layer_by_itself(model: Path, text: Path, tmp_pat
     assert f"AutoModelForCausalLM.from_pretrained('{output}', trust_remote_code=True); without its" in result.stdout
     loaded = gp.load(output)
     assert sum(p.numel() for p in loaded.parameters()) == pytest.approx(0.8 * 23_840, rel=0.02)
-    assert run("inspect", output).stdout.startswith("LlamaForCausalLM: 19,")
+    assert run("inspect", output).stdout.startswith("PrunedLlamaForCausalLM: 19,")
     measured = run("eval", output, "--text", text, "--whole", "--window", 16, "--windows", 2, "--markdown")
     assert measured.exit_code == 0, measured.output
     assert measured.stdout.splitlines()[0] == "| model | parameters | perplexity | torch ms | file |"

@@ -121,7 +121,7 @@ def test_a_compensated_model_loads_again(tmp_path: Path) -> None:
         compact = gp.rewrite(*gp.compensate(traced, plan, BATCHES))
         assert (compact.module_error is None) == (form == "module")
         report = gp.save(compact, tmp_path / form)
-        assert report.form == ("transformers" if form == "module" else "graph")
+        assert report.form == ("remote-code" if form == "module" else "graph")
         assert report.difference is not None
         assert report.difference < 1e-5
 

@@ -101,6 +101,7 @@ def model_on_meta(model: str, *, lora: bool = False) -> Any:
         SourceError: there is no such model, or it can't be made.
     """
     from ..export.directory import ADAPTER, load
+    from ..export.manifest import read_about
     from ..sources.adapter import find_base, is_adapter, put_on
     from ..sources.model import find_model
     from ..sources.model import model_on_meta as on_meta
@@ -109,7 +110,7 @@ def model_on_meta(model: str, *, lora: bool = False) -> Any:
     path = Path(model).expanduser()
     if is_adapter(path):
         return put_on(model_on_meta(str(find_base(path, weights=False))), path)
-    if is_compact(path) and (not (path / "config.json").is_file() or (path / ADAPTER).is_dir()):
+    if is_compact(path) and (read_about(path)["form"] != "transformers" or (path / ADAPTER).is_dir()):
         return _adapted(load(path), lora)  # layers of different sizes, or adapters: config.json does not tell
     return _adapted(on_meta(find_model(model, weights=False)), lora)
 

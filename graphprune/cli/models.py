@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import FileFormatError, SourceError
 from ..export.directory import ABOUT, load
+from ..export.manifest import read_about
 from ..onnx import first_inputs
 from ..sources.adapter import find_base, is_adapter, put_on, tokenizer_place
 from ..sources.model import find_model, load_weights, tokenizer_in
@@ -58,7 +59,9 @@ def open_model(name: str, *, dtype: torch.dtype | Literal["auto"] = torch.float3
         directory, module, stored = tokenizer_place(path, base), put_on(load_weights(base), path), [path, base]
     else:
         directory = find_model(name)
-        module, stored = load_weights(directory, dtype=dtype), [directory]
+        sizes_differ = is_compact(directory) and read_about(directory)["form"] == "remote-code"
+        module = load(directory) if sizes_differ else load_weights(directory, dtype=dtype)
+        stored = [directory]
     weights = {file for each in stored for file in each.rglob("*.safetensors")}
     return Opened(
         name=Path(name).name or name,

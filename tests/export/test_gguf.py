@@ -26,7 +26,7 @@ def saved(name: str, directory: Path) -> Any:
     model, inputs = LANGUAGE[name]()
     torch.manual_seed(1)
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.2)
+        nn.init.normal_(parameter, std=0.4)  # so that attention decides
     traced = gp.trace(model.eval(), (), inputs)
     plan = gp.select(traced, gp.score(traced, "random"), ratio=0.25, target="hf")
     compact = gp.rewrite(traced, plan)
@@ -42,6 +42,7 @@ def next_tokens(file: Path, ids: list[int]) -> list[int]:
     settings = llama.LlamaContextParams()
     settings.n_ctx = settings.n_batch = 64
     settings.n_threads = 1
+    settings.type_k = settings.type_v = gguf.GGMLQuantizationType.F32.value  # keys and values are float16 otherwise
     model = llama.LlamaModel(str(file), llama.LlamaModelParams())
     context = llama.LlamaContext(model, settings)
     batch = llama.LlamaBatch(n_tokens=64, embd=0, n_seq_max=1)
