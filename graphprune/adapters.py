@@ -290,7 +290,7 @@ def carry_plan(traced: TracedModel, plan: PruningPlan, other: TracedModel, names
             _require_slot(traced.groups[name], planned, group, twins)
             if carried.setdefault(group.name, planned) != planned:
                 raise PlanError(f"the plan can't be carried over: groups that it cuts differently become {group.name}")
-    result = PruningPlan(other.fingerprint, carried, {**plan.about, "adapters": "merged"})
+    result = PruningPlan(other.fingerprint, carried, {**plan.about, "adapters": "merged"}, plan.weights)
     _compare_masks(traced, plan, other, result, names)
     return result
 

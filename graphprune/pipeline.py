@@ -30,6 +30,7 @@ from .passes.verify import VerifyReport, check_graph, check_module, check_slices
 from .plan import PruningPlan
 from .program import Program, parameter_table
 from .quantised import dense_copy, quantised_weights
+from .revision import weights_digest
 from .traced import Stored, TracedModel
 
 
@@ -85,7 +86,9 @@ def trace(
     groups = build_groups(program, inference, couplings)
     clock.append(time.perf_counter())
     seconds = dict(zip(("trace", "infer axes", "build groups"), (b - a for a, b in pairwise(clock)), strict=True))
-    return TracedModel(program, inference, couplings, groups, seconds, stored, by_example)
+    return TracedModel(
+        program, inference, couplings, groups, seconds, stored, by_example, weights_digest(program.module)
+    )
 
 
 def changed_model(

@@ -5,6 +5,7 @@
     {
       "format": "graphprune-plan/1",
       "model": "7c1f0e5a9b2d4c38",
+      "weights": "09d3f2a417c65be8",
       "about": {"ratio": 0.2, "criterion": "lora"},
       "groups": {
         "model.layers.0.mlp:channels": {"units": 1536, "kept": "0-11 13-40 42-1535"},
@@ -76,12 +77,14 @@ class GroupPlan:
 class PruningPlan:
     """What stays of each group of one model.
 
-    ``model`` is the fingerprint of the model that the plan is for; ``about`` says how it came to be.
+    ``model`` is the fingerprint of the model that the plan is for; ``about`` says how it came to be. ``weights`` is the
+    digest of the values that the weights had then, None where they had none (see :mod:`graphprune.revision`).
     """
 
     model: str
     groups: Mapping[str, GroupPlan]
     about: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
 
     def check_model(self, fingerprint: str) -> None:
         """Check that the plan is for the model with this fingerprint.
@@ -93,6 +96,19 @@ class PruningPlan:
             raise PlanError(
                 f"the plan was made for a model with fingerprint {self.model}, this one has {fingerprint}: "
                 "use the model that it was made for, or make a new plan with gp.select"
+            )
+
+    def check_weights(self, weights: str | None) -> None:
+        """Check that the plan was made for weights with this digest; None, on either side, is not compared.
+
+        Raises:
+            PlanError: it was made for others.
+        """
+        if None not in (weights, self.weights) and weights != self.weights:
+            raise PlanError(
+                f"the plan was made for weights with digest {self.weights}, and these, of the same shapes, have "
+                f"{weights}: use the revision that it was made for, or cut these on purpose with --other-weights "
+                "(other_weights=True)"
             )
 
     def keep(self, traced: TracedModel) -> Keep:
@@ -154,7 +170,8 @@ class PruningPlan:
             }
             for name, plan in self.groups.items()
         }
-        body = {"format": FORMAT, "model": self.model, "about": dict(self.about), "groups": groups}
+        weights = {} if self.weights is None else {"weights": self.weights}
+        body = {"format": FORMAT, "model": self.model, **weights, "about": dict(self.about), "groups": groups}
         return json.dumps(body, indent=2) + "\n"
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -177,7 +194,8 @@ class PruningPlan:
             if body["format"] != FORMAT:
                 raise ValueError(f"its format is {body['format']!r}, not {FORMAT!r}")
             groups = {str(key): _group_plan(str(key), value) for key, value in body["groups"].items()}
-            return PruningPlan(str(body["model"]), groups, dict(body.get("about", {})))
+            weights = None if body.get("weights") is None else str(body["weights"])
+            return PruningPlan(str(body["model"]), groups, dict(body.get("about", {})), weights)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"{name} is not a pruning plan: {error}") from error
 

@@ -142,9 +142,10 @@ def select(
     about |= {} if normalize == "group" else {"normalize": normalize}
     about |= {"skip_layers": list(skip_layers)} if skip_layers else {}
     about |= {} if target is None else {"target": target}
-    return PruningPlan(
-        traced.fingerprint, {name: plan for name, plan in plans.items() if plan.count < plan.units}, about
-    )
+    # what an earlier plan removed may be zero by now, and the weights tuned
+    weights = traced.weights if within is None else within.weights
+    cut = {name: plan for name, plan in plans.items() if plan.count < plan.units}
+    return PruningPlan(traced.fingerprint, cut, about, weights)
 
 
 def _check_settings(ratio: float | Mapping[str, float], scope: str, normalize: str | None, target: str | None) -> None:

@@ -40,6 +40,8 @@ class TracedModel:
     values."""
     by_example: bool = False
     """Whether branches on the values of tensors were captured as they go for the example inputs."""
+    weights: str | None = None
+    """The digest of the weights when the model was traced, which they may lose since (see :mod:`.revision`)."""
 
     @property
     def module(self) -> nn.Module:

@@ -51,8 +51,12 @@ class StoredTensor:
     start: int
 
     @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def bytes(self) -> int:
-        return math.prod(self.shape) * TYPES[self.dtype].itemsize
+        return self.numel * TYPES[self.dtype].itemsize
 
     @property
     def rows(self) -> int:
@@ -184,3 +188,14 @@ def read_rows(handle: BinaryIO, stored: StoredTensor, first: int, count: int) ->
     if handle.readinto(values.numpy()) != len(values):  # type: ignore[attr-defined]
         raise FileFormatError(f"The weight file {handle.name} has become shorter while it was read: get it again.")
     return values.view(dtype).view(count, *inner)
+
+
+def read_values(handle: BinaryIO, stored: StoredTensor, positions: range) -> Tensor:
+    """Single values of a tensor, ``[len(positions)]``, by their positions in the order in which they lie there.
+
+    Raises:
+        FileFormatError: the file ends before them.
+    """
+    whole = StoredTensor(stored.dtype, (stored.numel,), stored.start)
+    values = [read_rows(handle, whole, position, 1) for position in positions]
+    return torch.cat(values) if values else torch.empty(0, dtype=TYPES[stored.dtype])

@@ -464,6 +464,23 @@ def test_a_plan_for_another_model(plan: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("way", ["--in-memory", "--by-shard"])
+def test_a_plan_for_another_revision(model: Path, plan: Path, tmp_path: Path, way: str) -> None:
+    """The same shapes, and one weight that is another: cut when asked for, and then cut alike."""
+    other = _load(model)
+    other.model.layers[1].mlp.down_proj.weight.data.mul_(1.01)
+    other.save_pretrained(tmp_path / "other")
+    line = failure(run("apply", plan, tmp_path / "other", "-o", tmp_path / "out", way))
+    assert line.startswith("the plan was made for weights with digest ")
+    assert line.endswith(
+        ": use the revision that it was made for, or cut these on purpose with --other-weights (other_weights=True)"
+    )
+    assert not list(tmp_path.glob("*out*"))
+    result = run("apply", plan, tmp_path / "other", "-o", tmp_path / "out", way, "--other-weights")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "plan.json").read_bytes() == plan.read_bytes()
+
+
 def test_a_plan_that_is_none(model: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{}")
     line = failure(run("apply", tmp_path / "plan.json", model, "-o", tmp_path / "out"))

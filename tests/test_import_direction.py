@@ -41,6 +41,7 @@ LAYERS: list[set[str]] = [
         "graphprune.compact",
         "graphprune.in_place",
         "graphprune.pipeline",
+        "graphprune.revision",
         "graphprune.scoring",
         "graphprune.compensation",
         "graphprune.reconstruction",

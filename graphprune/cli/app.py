@@ -469,6 +469,9 @@ def apply(
             show_default=False,
         ),
     ] = None,
+    other_weights: Annotated[
+        bool, typer.Option("--other-weights", help="Cut another checkpoint of the model than the plan was made for.")
+    ] = False,
 ) -> None:
     """Cut a model to what a saved plan keeps, verify the result and save it.
 
@@ -476,7 +479,7 @@ def apply(
     """
     from .apply import apply as run
 
-    run(plan, model, output, adapter=adapter, by_shard=by_shard)
+    run(plan, model, output, adapter=adapter, by_shard=by_shard, other_weights=other_weights)
 
 
 def main() -> None:

@@ -16,18 +16,25 @@ if TYPE_CHECKING:
 
 
 def apply(
-    plan_file: Path, model: str, output: Path, *, adapter: Path | None = None, by_shard: bool | None = None
+    plan_file: Path,
+    model: str,
+    output: Path,
+    *,
+    adapter: Path | None = None,
+    by_shard: bool | None = None,
+    other_weights: bool = False,
 ) -> None:
     """Cut a model to a plan, in the types that its weights are stored in, and save it to a new directory.
 
     A model that fits into memory, as often as verification needs it, is loaded, cut and verified. A larger one is cut
     in its files, shard by shard, which an interrupted run goes on with; ``by_shard`` asks for one or the other.
+    ``other_weights`` cuts a checkpoint of the model whose weights are not those that the plan was made for.
 
     Raises:
         OutputExistsError: ``output`` exists.
         FileFormatError: the plan, or a file of the model, can't be read.
         SourceError: there is no such model.
-        PlanError: the plan was made for another model.
+        PlanError: the plan was made for another model, or for other weights.
         VerificationError: the compact model does not compute what the masked model computes.
         DiskFullError: the disk is full.
     """
@@ -48,15 +55,15 @@ def apply(
             raise SourceError(
                 f"{model} was cut before, and is cut again as a whole: leave out --by-shard and --adapter."
             )
-        _in_memory(plan, model, None, output)
+        _in_memory(plan, model, None, output, other_weights)
         return
     # without weights first: a plan for another model shows before they are downloaded or read
     with stage("trace without weights"):
         traced, carried = trace_checkpoint(plan, find_model(model, weights=False), adapter)
     if by_shard or (by_shard is None and not _fits(traced.parameter_count)):
-        _by_shard(plan, find_model(model), adapter, output)
+        _by_shard(plan, find_model(model), adapter, output, other_weights)
     else:
-        _in_memory(carried, model, adapter, output)
+        _in_memory(carried, model, adapter, output, other_weights)
 
 
 def _fits(parameters: int) -> bool:
@@ -65,7 +72,7 @@ def _fits(parameters: int) -> bool:
     return 3 * 8 * parameters < free / 2
 
 
-def _in_memory(plan: PruningPlan, model: str, adapter: Path | None, output: Path) -> None:
+def _in_memory(plan: PruningPlan, model: str, adapter: Path | None, output: Path, other_weights: bool) -> None:
     from ..pipeline import rewrite, trace
     from ..selection import removed_share
     from ..sources.adapter import put_on, tokenizer_place
@@ -77,6 +84,8 @@ def _in_memory(plan: PruningPlan, model: str, adapter: Path | None, output: Path
         raise SourceError(f"{model} is an ONNX file, and a plan is applied to a model directory: name that.")
     with stage("trace"):
         traced = trace(opened.module if adapter is None else put_on(opened.module, adapter))
+    if not other_weights:
+        plan.check_weights(traced.weights)
     with stage("rewrite and verify"):
         compact = rewrite(traced, plan)
         share = removed_share(traced, plan, of="prunable")
@@ -84,7 +93,7 @@ def _in_memory(plan: PruningPlan, model: str, adapter: Path | None, output: Path
     save_and_tell(compact, output, tokenizer_or_none(place), of_prunable=share)
 
 
-def _by_shard(plan: PruningPlan, source: Path, adapter: Path | None, output: Path) -> None:
+def _by_shard(plan: PruningPlan, source: Path, adapter: Path | None, output: Path, other_weights: bool) -> None:
     from ..export.checkpoint import rewrite_checkpoint
     from ..sources.adapter import tokenizer_place
 
@@ -94,7 +103,13 @@ def _by_shard(plan: PruningPlan, source: Path, adapter: Path | None, output: Pat
     with stage(f"cut the files of {source}"):
         place = source if adapter is None else tokenizer_place(adapter, source)
         report = rewrite_checkpoint(
-            plan, source, output, adapter=adapter, tokenizer=tokenizer_or_none(place), progress=progress
+            plan,
+            source,
+            output,
+            adapter=adapter,
+            other_weights=other_weights,
+            tokenizer=tokenizer_or_none(place),
+            progress=progress,
         )
     share = 1 - report.parameters / report.dense_parameters
     kept = f", {report.resumed} of them by an earlier run" if report.resumed else ""

@@ -34,6 +34,7 @@ from ..pipeline import rewrite, trace
 from ..plan import PruningPlan
 from ..program import fetch, fingerprint, parameter_table
 from ..quiet import quietly
+from ..revision import stored_digest
 from ..sources.adapter import put_on, stored_values
 from ..sources.model import computed_buffers, model_on_meta
 from ..traced import TracedModel
@@ -75,6 +76,7 @@ def rewrite_checkpoint(
     output: str | Path,
     *,
     adapter: str | Path | None = None,
+    other_weights: bool = False,
     tokenizer: Any = None,
     progress: Progress | None = None,
 ) -> CheckpointReport:
@@ -83,13 +85,14 @@ def rewrite_checkpoint(
     The result is that of :func:`graphprune.rewrite` and :func:`graphprune.save`, to the bit. Its outputs are not
     compared; that a module of its sizes computes what its graph does is seen with random weights.
     Hardly more than the largest tensor is ever in memory. An ``adapter``, a directory that peft wrote, is cut
-    with the model and lies in ``output/adapter``; the plan is for the model with or without it.
+    with the model and lies in ``output/adapter``; the plan is for the model with or without it. A checkpoint of the
+    model with other weights than the plan was made for is cut where ``other_weights`` says so.
 
     Raises:
         OutputExistsError: ``output`` exists.
         SourceError: the model can't be made, files of it are missing, or its weights are stored in few bits.
         FileFormatError: a file is truncated, corrupt or does not hold what the model has.
-        PlanError: the plan is for another model.
+        PlanError: the plan is for another model, or for other weights.
         ExportError: the plan has no module form of the model.
         DiskFullError: there is not enough space, which is known before anything is written, or it went meanwhile.
     """
@@ -98,6 +101,8 @@ def rewrite_checkpoint(
     traced, plan = trace_checkpoint(plan, source, None if adapter is None else Path(adapter))
     checkpoint = read_checkpoint(source)
     matched = _match(checkpoint, traced.module)
+    if plan.weights is not None and not other_weights:
+        plan.check_weights(stored_digest(checkpoint, _parameters(matched, traced.module)))
     computed = computed_buffers(model_on_meta(source))
     _check_module_form(plan, source, None if adapter is None else Path(adapter), computed)
     compact = rewrite(traced, plan)
@@ -238,6 +243,15 @@ def _match(checkpoint: Checkpoint, module: nn.Module) -> dict[str, str]:
             f"{lacking[0]} among them: get the whole model again."
         )
     return matched
+
+
+def _parameters(matched: Mapping[str, str], module: nn.Module) -> dict[str, str]:
+    """From the names of parameters in a checkpoint to the first that each has in the model without adapters."""
+    table = parameter_table(module)
+    first: dict[str, str] = {}
+    for name, ours in _names(module).items():
+        first.setdefault(ours, name)
+    return {stored: first[ours] for stored, ours in matched.items() if not table[ours].is_buffer}
 
 
 def _is_ignored(name: str, root: Any) -> bool:

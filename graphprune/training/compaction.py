@@ -62,7 +62,7 @@ class Compaction:
 
     def __init__(self, traced: TracedModel):
         self.traced = traced
-        self.plan = PruningPlan(traced.fingerprint, {})
+        self.plan = PruningPlan(traced.fingerprint, {}, weights=traced.weights)
         """What is left, of the whole model."""
         self.there: dict[str, DimMasks] = {}
         """The keep-masks of the tensors of the whole model that have been cut."""

@@ -69,7 +69,7 @@ class Pruner:
         self.traced, self.config, self.total_steps = traced, config, total_steps
         self.criterion = config.make_criterion()
         self.schedule = schedule_by_name(config.schedule)
-        self.plan = PruningPlan(traced.fingerprint, {})
+        self.plan = PruningPlan(traced.fingerprint, {}, weights=traced.weights)
         self.scores: Scores | None = None
         self.removed = 0.0
         """The share that is pruned so far, in the unit of the budget."""
@@ -271,7 +271,8 @@ class Pruner:
     def _select(self, scores: Scores, ratio: float, step: int) -> PruningPlan:
         within = self.plan if self.plan.groups else None
         plan = select(self.traced, scores, ratio=ratio, within=within, **self.config.selection())
-        return replace(plan, about={**plan.about, "step": step, "steps": self.total_steps})
+        about = {**plan.about, "step": step, "steps": self.total_steps}
+        return replace(plan, about=about, weights=self.plan.weights)
 
     def _apply(self, plan: PruningPlan) -> None:
         masks, before = masks_of(self.traced, plan), masks_within(self._masks, self._there)
