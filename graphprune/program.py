@@ -121,8 +121,17 @@ def has(module: nn.Module, name: str) -> bool:
 
 def location(node: fx.Node) -> str:
     """Where a call stands: ``model.layers.0.mlp (modeling_llama.py:120)``."""
-    modules = list((node.meta.get("nn_module_stack") or {}).values())
-    path = modules[-1][0] if modules else ""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    source = f"{frames[-1][0].rsplit('/', 1)[-1]}:{frames[-1][1]}" if frames else ""
+    path, source = module_path(node), source_line(node)
     return f"{path or node.name} ({source})" if source else path or node.name
+
+
+def module_path(node: fx.Node) -> str:
+    """The module that makes a call: ``model.layers.0.mlp``; empty where the graph does not tell."""
+    modules = list((node.meta.get("nn_module_stack") or {}).values())
+    return modules[-1][0] if modules else ""
+
+
+def source_line(node: fx.Node) -> str:
+    """The line of code that makes a call: ``modeling_llama.py:120``; empty where the graph does not tell."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    return f"{frames[-1][0].rsplit('/', 1)[-1]}:{frames[-1][1]}" if frames else ""

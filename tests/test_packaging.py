@@ -21,6 +21,17 @@ def test_every_package_is_listed() -> None:
     assert found == set(PYPROJECT["tool"]["setuptools"]["packages"])
 
 
+def test_every_file_beside_the_code_is_installed() -> None:
+    data = PYPROJECT["tool"]["setuptools"]["package-data"]
+    listed = {(package.replace(".", "/"), name) for package, names in data.items() for name in names}
+    found = {
+        (path.parent.relative_to(ROOT).as_posix(), path.name)
+        for path in (ROOT / "graphprune").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert found == listed
+
+
 def test_every_dependency_has_a_tested_version() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}

@@ -355,10 +355,18 @@ def inspect(
         list[str] | None,
         typer.Option(metavar="WHAT", help="Explain a group or a parameter; given twice, why two are cut together."),
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write them as a picture to click through, in one HTML file.")
+    ] = None,
 ) -> None:
     """Show the pruning groups of a model; its weights are not needed."""
     from .inspect import explain as explain_it
     from .inspect import inspect as run
+    from .inspect import write_page
+
+    if html is not None:
+        write_page(model, html, lora=lora)
+        return
 
     if explain:
         explain_it(model, explain, lora=lora)

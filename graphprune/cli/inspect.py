@@ -53,6 +53,22 @@ def inspect(
     show_table(groups_table(wanted, every=every))
 
 
+def write_page(model: str, path: Path, *, lora: bool = False) -> None:
+    """Write the groups of the model as a page for a browser, in one file.
+
+    Raises:
+        SourceError: there is no such model.
+        CaptureError: the model can't be captured.
+    """
+    from ..report.html import page
+
+    traced = trace_on_meta(model, lora=lora)
+    name = Path(model).expanduser()
+    path.write_text(page(traced, title=name.resolve().name if name.is_dir() else model), encoding="utf-8")
+    show_summary(traced)
+    show(f"wrote {path}: open it in a browser")
+
+
 def explain(model: str, what: Sequence[str], *, lora: bool = False) -> None:
     """Print what a group or a parameter is, or why two of them are cut together.
 
