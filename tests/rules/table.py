@@ -817,7 +817,7 @@ VIEWS: list[Case] = [
         frozen={
             "up:0": "windows run over it",
             "up:1": "windows run over it",
-            "other:0": "other strides",
+            "other:0": "windows run over it",
             "third:0": "other strides",
         },
         up="a 2",
