@@ -102,6 +102,7 @@ def demo(
     held_out = windows(tokenizer, split.held_out, WINDOW)[:limit]
     with new_directory(output) as directory:
         scratch = directory / "scratch"
+        scratch.mkdir()
         variants = [_measure("dense", dense, None, meta, held_out, scratch / "dense.onnx")]
 
         with stage("score once and select, without tuning"):
