@@ -99,21 +99,24 @@ def module_cuts(traced: TracedModel) -> Cuts:
     """What the module form can express.
 
     A family may keep any number of units, or a multiple of ``STEP`` where the module runs with such a number but not
-    with any: the kernels of experts want rows that are aligned.
+    with any: the kernels of experts want rows that are aligned. Where blocks read one number of a config that they
+    share (the query heads of Phi-3), the groups of a family are tied.
     """
     agrees = _check_of(traced)
     counts: dict[str, tuple[int, ...]] = {}
     left: list[list[PruningGroup]] = []
+    ties: list[tuple[PruningGroup, ...]] = []
     for family, members in _families(traced.groups.cuttable):
         units = members[0].units
         for step in (1, STEP):
             numbers = tuple(range((units - 1) // step * step, 0, -step))
             if numbers and agrees(_first(members, numbers[0])):
                 counts[family] = numbers
+                if len(members) > 1 and not agrees(_first(members[:1], numbers[0])):
+                    ties.append(tuple(members))
                 break
         else:
             left.append(members)
-    ties: list[tuple[PruningGroup, ...]] = []
     for families in _together(left, lambda families: agrees(_all_but_one_part(families))):
         counts |= _shares(families)
         layers = list(zip(*families, strict=False))

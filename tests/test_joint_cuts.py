@@ -13,6 +13,7 @@ import graphprune as gp
 from graphprune.expressible import config_cuts, module_cuts
 from graphprune.traced import TracedModel
 from tests.models import tiny
+from tests.zoo.language import LANGUAGE
 from tests.zoo.vision import VISION
 
 from .test_selection import random_scores
@@ -71,6 +72,20 @@ def test_layers_that_can_be_cut_alone_keep_different_numbers() -> None:
         scores.by_group[group.name] = scores[group.name] * 1000
     plan = gp.select(traced, scores, ratio=0.2, of="prunable", form="module", kinds=["head_dims"], normalize="kind")
     assert {group.name for group in first} == set(plan.groups)
+    assert gp.rewrite(traced, plan).module_error is None
+
+
+def test_one_number_of_a_config_that_all_layers_read() -> None:
+    """Phi-3 splits its projection of queries, keys and values at a number of heads that is the same in all layers."""
+    model, inputs = LANGUAGE["phi3"]()
+    traced = gp.trace(model.eval(), (), inputs)
+    plan = gp.select(traced, random_scores(traced), ratio=0.3, of="prunable", form="module", kinds=["heads", "repeats"])
+    shares = kept_shares(traced, plan)
+    for kind in ("heads", "repeats"):
+        tie = tuple(group for group in traced.groups.prunable if group.kind == kind)
+        assert tie in module_cuts(traced).ties
+        assert len({shares[group.name] for group in tie}) == 1
+    assert plan.groups
     assert gp.rewrite(traced, plan).module_error is None
 
 
