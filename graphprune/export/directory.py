@@ -305,7 +305,7 @@ class _Writer:
         if self.compact.report is not None:
             write_json(directory / VERIFY, asdict(self.compact.report))
         kind = transformers_class(self.origin.architecture)
-        auto = next(iter([*(auto_classes(kind) if kind is not None else []), "AutoModel"]))
+        auto = "AutoModel" if kind is None else [*auto_classes(kind), kind.__name__][0]
         place = Path(self.place).name if Path(self.place).is_absolute() else self.place  # a card is for others to read
         card = model_card(self.compact, form, place, auto, self.measured)
         (directory / "README.md").write_text(card, encoding="utf-8")
