@@ -355,6 +355,11 @@ def inspect(
         list[str] | None,
         typer.Option(metavar="WHAT", help="Explain a group or a parameter; given twice, why two are cut together."),
     ] = None,
+    why: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Why two groups or parameters are cut together, with the calls between them."),
+    ] = None,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Only groups that are never cut, with the reasons.")] = False,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write them as a picture to click through, in one HTML file.")
     ] = None,
@@ -368,10 +373,10 @@ def inspect(
         write_page(model, html, lora=lora)
         return
 
-    if explain:
-        explain_it(model, explain, lora=lora)
+    if explain or why:
+        explain_it(model, [*(explain or ()), *(why or ())], lora=lora)
         return
-    run(model, lora=lora, as_json=json, every=every, kinds=[each.value for each in kind or ()])
+    run(model, lora=lora, as_json=json, every=every, kinds=[each.value for each in kind or ()], frozen=frozen)
 
 
 @app.command(name="eval", short_help="Measure models side by side.")

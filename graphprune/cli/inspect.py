@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    model: str, *, lora: bool = False, as_json: bool = False, every: bool = False, kinds: Sequence[str] = ()
+    model: str,
+    *,
+    lora: bool = False,
+    as_json: bool = False,
+    every: bool = False,
+    kinds: Sequence[str] = (),
+    frozen: bool = False,
 ) -> None:
     """Print the groups of the model in a directory or of that name on the hub.
 
@@ -32,6 +38,7 @@ def inspect(
         as_json: print the form for machines, all groups with their members.
         every: a row for each group, not for each family of groups.
         kinds: only groups of these kinds; all where there are none.
+        frozen: only groups that are never cut.
 
     Raises:
         SourceError: there is no such model, or no group of such a kind.
@@ -42,10 +49,15 @@ def inspect(
     for kind in kinds:
         if kind not in known:
             raise SourceError(f"no group of {model} is of kind {kind!r}: it has {', '.join(known)}")
-    wanted = [group for group in traced.groups if not kinds or group.kind in kinds]
+    wanted = [
+        group
+        for group in traced.groups
+        if (not kinds or group.kind in kinds) and (not frozen or group.status == "frozen")
+    ]
     if as_json:
         description = describe(traced)
-        description["groups"] = [row for row in description["groups"] if not kinds or row["kind"] in kinds]
+        names = {group.name for group in wanted}
+        description["groups"] = [row for row in description["groups"] if row["name"] in names]
         print(json.dumps(description, indent=2))  # noqa: T201
         return
     show_summary(traced)

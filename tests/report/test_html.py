@@ -152,6 +152,19 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert failed.stderr.startswith("error: No such file or directory")
 
 
+def test_the_command_says_why_two_are_cut_together_and_what_never_is(tmp_path: Path) -> None:
+    model = str(save_tiny_llama(tmp_path / "tiny"))
+    ends = ["model.layers.1.mlp.up_proj.weight[0]", "model.layers.1.mlp.down_proj.weight[1]"]
+    said, asked = (
+        CliRunner().invoke(app, ["inspect", model, *more]).stdout
+        for more in (["--why", *ends], ["--explain", ends[0], "--explain", ends[1]])
+    )
+    assert said == asked
+    assert said.startswith(f"{ends[0]} and {ends[1]} are cut together (model.layers.1.mlp:channels)\n")
+    frozen = json.loads(CliRunner().invoke(app, ["inspect", model, "--frozen", "--json"]).stdout)
+    assert [group["name"] for group in frozen["groups"]] == ["model.embed_tokens.weight:channels"]
+
+
 # --- in a browser ----------------------------------------------------------------------------------------------------
 
 
