@@ -21,8 +21,6 @@ from .elsewhere import Job, load_elsewhere
 ENTRIES: dict[str, Entry] = {**LANGUAGE, **VISION}
 FEW = ("llama", "gpt2", "bert", "t5")
 """A decoder with grouped queries, one with transposed weights, an encoder, and both; the rest is slow."""
-BY_EXAMPLE = ("fsmt", "led", "longformer")
-"""Models that branch on the values of their inputs."""
 
 
 def uneven(traced: gp.TracedModel) -> gp.PruningPlan:
@@ -47,7 +45,7 @@ def even(traced: gp.TracedModel) -> gp.PruningPlan:
 def job(name: str, directory: Path, *, per_layer: bool) -> tuple[Job, gp.CompactModel]:
     """Cut a model of the zoo, save it in several files, and say what a plain process must find there."""
     model, inputs = ENTRIES[name]()
-    traced = gp.trace(model.eval(), (), inputs, by_example=name in BY_EXAMPLE)
+    traced = gp.trace(model.eval(), (), inputs)
     compact = gp.rewrite(traced, uneven(traced) if per_layer else even(traced))
     report = gp.save(compact, directory, max_shard_size="60KB")
     assert report.form == ("remote-code" if per_layer else "transformers"), report.reason
@@ -81,18 +79,31 @@ def test_loaded_without_graphprune(tmp_path: Path) -> None:
         assert count == compact.parameter_count, name
 
 
+MORE = (
+    "albert", "ast", "bart", "codegen", "cohere", "cohere2", "convbert", "convnext", "cvt", "data2vec_audio",
+    "data2vec_text", "data2vec_vision", "deberta_v2", "deepseek_v3", "deit", "detr", "dinov2", "gemma", "gemma2",
+    "gemma3", "glm4", "glpn", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "hubert", "jetmoe",
+    "layoutlm", "levit", "llava", "longt5", "m2m_100", "mamba2", "marian", "mask2former", "mbart", "mistral", "mixtral",
+    "mobilenet_v1", "olmo", "olmo2", "opt", "pegasus", "persimmon", "phi", "phi3", "phimoe", "poolformer", "prophetnet",
+    "pvt", "qwen2", "qwen3", "vit",
+)  # fmt: skip
+AT_ONCE = 8
+"""Families whose models one plain process loads: to start it takes longer than to load them."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(ENTRIES) - set(FEW)))
-def test_zoo_is_loaded_without_graphprune(tmp_path: Path, name: str) -> None:
-    model, inputs = ENTRIES[name]()
-    traced = gp.trace(model.eval(), (), inputs, by_example=name in BY_EXAMPLE)
-    jobs = []
-    if is_configured(traced) and config_cuts(traced).choose(traced.groups.prunable)[0]:
-        jobs.append(job(name, tmp_path / "plain", per_layer=False)[0])
-    if uneven(traced).groups and auto_classes(type(model)):
-        jobs.append(job(name, tmp_path / "layers", per_layer=True)[0])
-    if not jobs:
-        pytest.skip("no module form of it can be cut")
+@pytest.mark.parametrize("names", [MORE[at : at + AT_ONCE] for at in range(0, len(MORE), AT_ONCE)], ids="-".join)
+def test_more_families_are_loaded_without_graphprune(tmp_path: Path, names: tuple[str, ...]) -> None:
+    jobs: list[Job] = []
+    for name in names:
+        model, inputs = ENTRIES[name]()
+        traced = gp.trace(model.eval(), (), inputs)
+        before = len(jobs)
+        if is_configured(traced) and config_cuts(traced).choose(traced.groups.prunable)[0]:
+            jobs.append(job(name, tmp_path / f"{name}-plain", per_layer=False)[0])
+        if uneven(traced).groups and auto_classes(type(model)):
+            jobs.append(job(name, tmp_path / f"{name}-layers", per_layer=True)[0])
+        assert len(jobs) > before, f"nothing of {name} can be saved for transformers"
     assert len(load_elsewhere(jobs, tmp_path)) == len(jobs)
 
 
