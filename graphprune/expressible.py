@@ -32,7 +32,7 @@ from .passes.recompute_shapes import recompute_shapes
 from .passes.slice_parameters import parameter_masks, slice_tensor
 from .passes.trace import inference_mode_of
 from .passes.verify import same_values
-from .program import parameter_table
+from .program import shapes_by_name
 from .quiet import first_line, quietly
 from .shortened import shorten
 from .traced import TracedModel
@@ -385,7 +385,7 @@ def is_transformers_model(module: nn.Module) -> bool:
 
 def misfit(module: nn.Module) -> str | None:
     """What distinguishes a transformers model from the one that its own config makes, in shapes; None for nothing."""
-    return _misfit(type(module), copy.deepcopy(module.config), _shapes(module))
+    return _misfit(type(module), copy.deepcopy(module.config), shapes_by_name(module))
 
 
 def _misfit(kind: Any, config: Any, found: Shapes) -> str | None:
@@ -396,16 +396,12 @@ def _misfit(kind: Any, config: Any, found: Shapes) -> str | None:
             made = kind(type(config).from_dict(config.to_dict()))
     except Exception as error:  # whatever a config or a constructor finds wrong with its numbers
         return f"its config makes no {kind.__name__}: {first_line(error)}"
-    wanted = _shapes(made)
+    wanted = shapes_by_name(made)
     for name in [*wanted, *found]:
         if found.get(name) != wanted.get(name):
             ours, theirs = (list(each[name]) if name in each else "missing" for each in (found, wanted))
             return f"{name} is {ours} here and {theirs} in the model that the config makes"
     return None
-
-
-def _shapes(module: nn.Module) -> Shapes:
-    return {name: info.shape for info in parameter_table(module).values() for name in (info.name, *info.aliases)}
 
 
 def _names_in(traced: TracedModel, plain: nn.Module) -> dict[str, str]:

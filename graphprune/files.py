@@ -33,6 +33,11 @@ def is_disk_full(error: BaseException) -> bool:
     return False
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a name that a file gives lies in the directory of that file, and not beside or above it."""
+    return name not in ("", ".", "..") and Path(name).name == name and "\\" not in name
+
+
 def check_safetensors(file: Path) -> None:
     """Read the header of a safetensors file and hold it against the length of the file.
 

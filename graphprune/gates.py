@@ -18,7 +18,7 @@ from .axes import Axis, atoms
 from .errors import ScoreError
 from .masks import fold
 from .matrices import matrices, wrapped_weights
-from .passes.slice_parameters import DimMasks, widen
+from .passes.slice_parameters import DimMasks, mask_of_dim, widen
 from .rules import Dims
 from .traced import TracedModel
 
@@ -245,7 +245,7 @@ class Gates:
 
     def _gated(self, gate: Gate, x: Any) -> Any:
         """The same values as a tensor of its own, whose gradient is what comes back through this place only."""
-        mask = self._there.get(gate.parameter, {gate.weight_dim: None})[gate.weight_dim]
+        mask = mask_of_dim(self._there, gate.parameter, gate.weight_dim)
         size = gate.axis.size if mask is None else int(mask.sum())
         if not isinstance(x, Tensor) or x.ndim < -gate.dim or x.shape[gate.dim] != size:
             raise ScoreError(

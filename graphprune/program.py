@@ -68,6 +68,11 @@ def parameter_table(module: nn.Module) -> dict[str, ParameterInfo]:
     }
 
 
+def shapes_by_name(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter and buffer of a module, by each of its names."""
+    return {name: info.shape for info in parameter_table(module).values() for name in (info.name, *info.aliases)}
+
+
 def fingerprint(table: Mapping[str, ParameterInfo]) -> str:
     """What a plan is made for: the names and shapes of the parameters, as 16 hexadecimal digits."""
     rows = sorted((info.name, list(info.shape)) for info in table.values() if not info.is_buffer)

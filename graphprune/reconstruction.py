@@ -21,7 +21,7 @@ from .adapters import shared_copy
 from .gates import Gate, find_gates
 from .gradients import at_least_one
 from .matrices import Matrix, matrices
-from .passes.slice_parameters import parameter_masks
+from .passes.slice_parameters import mask_of_dim, parameter_masks
 from .passes.trace import evaluation_mode
 from .pipeline import changed_model
 from .plan import PruningPlan
@@ -57,7 +57,7 @@ def reconstruct(
     known = matrices(traced)
     work: dict[Gate, Tensor] = {}
     for gate in gates_of_matrices(traced):
-        kept = masks.get(gate.parameter, {gate.weight_dim: None})[gate.weight_dim]
+        kept = mask_of_dim(masks, gate.parameter, gate.weight_dim)
         if kept is not None:
             work[gate] = kept
     module = shared_copy(traced.module)

@@ -34,7 +34,8 @@ class Shortened:
 
     def shows(self, keep: Keep) -> bool:
         """Whether some group of each family that is cut is in the short model."""
-        family = {atom: self.whole.groups.by_atom[atom].family for atom in keep}
+        groups = self.whole.groups.by_atom
+        family = {atom: groups[atom].family for atom in keep}
         return set(family.values()) == {name for atom, name in family.items() if atom in self.partners}
 
     def keep(self, keep: Keep) -> Keep:

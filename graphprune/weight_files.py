@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .errors import FileFormatError, SourceError
-from .files import check_safetensors
+from .files import check_safetensors, is_plain_name
 from .quiet import first_line
 
 WEIGHTS = "model.safetensors"
@@ -134,7 +134,7 @@ def read_index(file: Path) -> dict[str, Any]:
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise FileFormatError(f"{file} has no object weight_map: get the file again.")
     for name in sorted(set(weight_map.values())):
-        if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+        if not is_plain_name(name):
             raise FileFormatError(
                 f"{file} names the file {name!r}, and a part of a model lies beside its index: {_AGAIN}"
             )

@@ -37,6 +37,11 @@ def zeroing_masks(inference: Inference, masks: Mapping[str, DimMasks]) -> dict[s
     }
 
 
+def mask_of_dim(masks: Mapping[str, DimMasks], name: str, dim: int) -> Tensor | None:
+    """The keep-mask of one dim of a tensor, None where all of it stays."""
+    return masks[name][dim] if name in masks else None
+
+
 def slice_tensor(tensor: Tensor, masks: DimMasks) -> Tensor:
     """A new tensor of the positions that stay."""
     result = tensor

@@ -36,6 +36,7 @@ def export(
     from ..export.directory import read_plan
     from ..export.genai import export_genai
     from ..export.onnx import OLDEST_OPSET, check_target, export_onnx
+    from ..onnx import PAST
     from .models import is_compact, open_model, tokenizer_of
 
     if not genai:
@@ -57,12 +58,9 @@ def export(
                 opened.module, output, part=part, cache=cache, precision=precision, opset=opset, plan=plan
             )
     sizes = ", ".join(
-        f"{name} {[*dims]}".replace("'", "")
-        for name, dims in report.inputs.items()
-        if not name.startswith("past_key_values.")
+        f"{name} {[*dims]}".replace("'", "") for name, dims in report.inputs.items() if not name.startswith(PAST)
     )
-    layers = sum(name.endswith(".key") for name in report.inputs)
-    behind = f", the cache of {layers} layers" if layers else ""
+    behind = f", the cache of {report.cached_layers} layers" if report.cached_layers else ""
     how = "equal to torch" if precision == "fp32" else f"{precision}, near torch"
     relative = "" if precision == "fp32" else f" ({max(report.relative):.1%} of the largest value)"
     show(

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..adapters import adapter_layers, plain_modules
 from ..errors import FileFormatError
+from ..files import is_plain_name
 from ..quiet import first_line, quietly
 from .manifest import read_object, require_safetensors, write_json
 
@@ -46,7 +47,7 @@ def read_adapters(base: nn.Module, directory: Path, about: Mapping[str, Any]) ->
 
     names = [str(name) for name in about["names"]]
     for name in names:
-        if Path(name).name != name or name == ".." or "\\" in name:
+        if not is_plain_name(name):
             raise FileFormatError(f"the adapter {name!r} does not lie in {directory}: save the model again")
         read_object(_folder(directory, name) / "adapter_config.json")
         require_safetensors(_folder(directory, name) / "adapter_model.safetensors")

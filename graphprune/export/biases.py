@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..adapters import shared_copy
-from ..program import parameter_table
+from ..program import shapes_by_name
 from ..quiet import quietly
 
 MOST_SWITCHES = 4
@@ -29,7 +29,7 @@ def with_said_biases(plain: Any) -> nn.Module | None:
     It shares the tensors of ``plain``; biases that the config brings along and ``plain`` lacks are zeros. None where no
     switch of the config makes the shapes of ``plain``.
     """
-    shapes = _shapes(plain)
+    shapes = shapes_by_name(plain)
     if all(name in _made(plain, ()) for name in shapes):
         return None  # biases are not what the config lacks
     for switches in _choices(plain.config):
@@ -60,13 +60,9 @@ def _made(plain: Any, switches: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         setattr(config, switch, True)
     try:
         with quietly(), torch.device("meta"):
-            return _shapes(type(plain)(type(config).from_dict(config.to_dict())))
+            return shapes_by_name(type(plain)(type(config).from_dict(config.to_dict())))
     except Exception:  # whatever a config or a constructor finds wrong with its numbers
         return {}
-
-
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: info.shape for info in parameter_table(module).values() for name in (info.name, *info.aliases)}
 
 
 def _is_bias(name: str) -> bool:

@@ -42,7 +42,7 @@ from ..version import __version__
 from ..weight_files import INDEX, Checkpoint, read_checkpoint
 from .directory import describe
 from .layer_form import plain_tensors
-from .manifest import Form, read_object
+from .manifest import Form, read_object, write_json
 from .module_check import check_module_form
 from .pruned_form import ENTRY
 from .shards import Cut, CutShard
@@ -341,4 +341,4 @@ def _write_index(directory: Path, checkpoint: Checkpoint, shards: list[CutShard]
     metadata = {"total_parameters": compact.parameter_count, "total_size": sum(sizes.values())}
     weight_map = {name: shard.source.file.name for shard in shards for name in shard.sizes()}
     content = {**(checkpoint.index or {}), "metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
-    (directory / INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(directory / INDEX, content)

@@ -11,7 +11,6 @@ other operators, and are turned off.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,10 @@ from torch import nn
 from ..compact import CompactModel
 from ..errors import ExportError
 from ..files import new_directory
+from ..onnx import PAST
 from ..plan import PruningPlan
 from ..quiet import quietly
+from .manifest import write_json
 from .onnx import OLDEST_OPSET, OnnxReport, export_onnx
 from .rounding import Precision
 
@@ -50,7 +51,7 @@ def export_genai(
     with new_directory(path) as directory:
         report = export_onnx(model, directory / MODEL, cache=True, precision=precision, opset=opset, plan=plan)
         config = genai_config(report, module, tokenizer, length)
-        (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(directory / CONFIG, config)
         with quietly():
             tokenizer.save_pretrained(directory)
         size = sum(file.stat().st_size for file in directory.iterdir())
@@ -79,8 +80,7 @@ def genai_config(report: OnnxReport, module: Any, tokenizer: Any, length: int) -
     config = module.config
     ends = _ends(module, tokenizer)
     starts = [each for each in (config.bos_token_id, tokenizer.bos_token_id, *ends) if each is not None]
-    layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in report.inputs)
-    _, heads, _, width = report.inputs["past_key_values.0.key"]
+    _, heads, _, width = report.inputs[f"{PAST}0.key"]
     names = [name for name in ("input_ids", "attention_mask", "position_ids") if name in report.inputs]
     return {
         "model": {
@@ -95,13 +95,13 @@ def genai_config(report: OnnxReport, module: Any, tokenizer: Any, length: int) -
                 "filename": MODEL,
                 "hidden_size": config.hidden_size,
                 "num_attention_heads": config.num_attention_heads,
-                "num_hidden_layers": layers,
+                "num_hidden_layers": report.cached_layers,
                 "num_key_value_heads": heads,
                 "head_size": width,
                 "inputs": {
                     **{name: name for name in names},
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
+                    "past_key_names": f"{PAST}%d.key",
+                    "past_value_names": f"{PAST}%d.value",
                 },
                 "outputs": {
                     "logits": "logits",

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
@@ -149,8 +148,7 @@ def read_graph(dense: nn.Module, plan: PruningPlan, about: Mapping[str, Any], fi
     """
     device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
     args, kwargs = (make_inputs(about[INPUTS][part], device) for part in ("args", "kwargs"))
-    with safe_open(file, framework="pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
+    tensors = load_file(file)
     try:
         traced = trace(dense, tuple(args), kwargs, dynamic=True)
         return filled(_cut(traced, plan, tensors, file), tensors)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import FileFormatError
 from ..files import check_safetensors
 from ..plan import PruningPlan
-from ..program import parameter_table
+from ..program import shapes_by_name
 from ..quiet import first_line, quietly
 from ..weight_files import INDEX, WEIGHTS, read_index
 
@@ -115,23 +116,20 @@ def stored_tensors(directory: Path) -> dict[str, Tensor]:
     """All tensors in the files of the weights."""
     tensors: dict[str, Tensor] = {}
     for file in weight_files(directory):
-        with safe_open(file, framework="pt") as stored:
-            tensors |= {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
+        tensors |= load_file(file)
     return tensors
 
 
 def wrong_shape(module: nn.Module, files: Iterable[Path]) -> str | None:
     """The first tensor that is stored in another shape than a module has it in; None where there is none."""
-    table = parameter_table(module).values()
-    wanted = {name: list(info.shape) for info in table for name in (info.name, *info.aliases)}
+    wanted = shapes_by_name(module)
     for file in files:
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118 (it is no mapping)
-                shape = list(stored.get_slice(name).get_shape())
+                shape = tuple(stored.get_slice(name).get_shape())
                 if wanted.get(name, shape) != shape:
-                    return (
-                        f"{name} is {shape} in {file.name} and {wanted[name]} in the model that config.json describes"
-                    )
+                    made = list(wanted[name])
+                    return f"{name} is {list(shape)} in {file.name} and {made} in the model that config.json describes"
     return None
 
 

@@ -26,6 +26,7 @@ from ..adapters import adapter_layers, merged_copy, named_inputs
 from ..compact import CompactModel
 from ..errors import DiskFullError, ExportError, OutputExistsError
 from ..files import is_disk_full
+from ..onnx import PAST
 from ..passes.trace import inference_mode_of
 from ..pipeline import example_inputs
 from ..plan import PruningPlan
@@ -72,6 +73,11 @@ class OnnxReport:
     def dynamic(self) -> bool:
         """Whether any size of an input is free."""
         return any(isinstance(dim, str) for dims in self.inputs.values() for dim in dims)
+
+    @property
+    def cached_layers(self) -> int:
+        """How many layers have keys and values among the inputs."""
+        return sum(name.startswith(PAST) and name.endswith(".key") for name in self.inputs)
 
 
 def export_onnx(

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import ExportError
+from ..onnx import PAST
 from ..passes.trace import inference_mode_of
 from ..quiet import first_line
 from .onnx_check import Inputs, is_spec, resized, samples
@@ -238,7 +239,7 @@ def _with_cache(model: nn.Module, given: Mapping[str, Tensor], name: str, *, mas
         step,
         example,
         (((), spec),),
-        (*example[1]["inputs"], *(f"past_key_values.{each}" for each in tensors)),
+        (*example[1]["inputs"], *(f"{PAST}{each}" for each in tensors)),
         ("logits", *(f"present.{each}" for each in tensors)),
         lambda _: [example, sample(1, 0, 4), sample(3, 6, 1)],
         "Export it without cache=True",

@@ -78,12 +78,13 @@ def order_positions(call: Call) -> Result:
     if call.dims("q") is not None:
         return call.opaque(f"{call.node.target} compares its positions")
     result = reduce(call, lambda axis, zero: call.freeze(axis, f"{call.node.target} compares its positions"))
-    if operator_name(call.node.target) in ("aten::argmax", "aten::argmin", "aten::logsumexp"):
+    name = operator_name(call.node.target)
+    if name in ("aten::argmax", "aten::argmin", "aten::logsumexp"):
         return never_zero(result)
-    values, *places = result if isinstance(result, tuple) else (result,)
-    both = operator_name(call.node.target) == "aten::aminmax"
-    rest = tuple(places) if both else never_zero(tuple(places))
-    return (values, *rest) if isinstance(result, tuple) and isinstance(rest, tuple) else values
+    if not isinstance(result, tuple) or name == "aten::aminmax":
+        return result
+    values, places = result
+    return values, None if places is None else Dims(places.axes, (False,) * len(places))
 
 
 def never_zero(result: Result) -> Result:

@@ -27,7 +27,7 @@ from ..errors import TrainingError
 from ..gates import Gate
 from ..masks import fold
 from ..matrices import matrices
-from ..passes.slice_parameters import DimMasks, masks_within
+from ..passes.slice_parameters import DimMasks, mask_of_dim, masks_within, widen
 from ..program import fetch
 from ..quantised import quantised_weights
 from ..reconstruction import RIDGE, adding_moments, gates_of_matrices, least_squares
@@ -97,23 +97,17 @@ class MakingUp:
         left: dict[str, Tensor] = {}
         for name, moments in self.moments.items():
             gate = self.gates[name]
-            present = there.get(name, {gate.weight_dim: None})[gate.weight_dim]
-            pruned = earlier.get(name, {gate.weight_dim: None})[gate.weight_dim]
+            pruned = mask_of_dim(earlier, name, gate.weight_dim)
             kept = torch.ones(len(moments), dtype=torch.bool) if pruned is None else pruned
-            places = kept.nonzero().flatten()
-            weight = (
-                known[name].effective(slice(None)).movedim(gate.weight_dim, 1)[:, places.to(moments.device)].float()
-            )
-            place = torch.full((gate.axis.size,), -1)
-            place[torch.arange(gate.axis.size) if present is None else present.nonzero().flatten()] = torch.where(
-                kept, kept.cumsum(0) - 1, -1
-            )
-            for atom, inputs in self._inputs_of(gate).items():
+            places = kept.nonzero().flatten().to(moments.device)
+            weight = known[name].effective(slice(None)).movedim(gate.weight_dim, 1)[:, places].float()
+            alive = widen(kept, [mask_of_dim(there, name, gate.weight_dim)])
+            place = torch.where(alive, alive.cumsum(0) - 1, -1)
+            inputs = {atom: place[each] for atom, each in self._inputs_of(gate).items()}
+            for atom, parts in parts_in_outputs(weight, moments[places][:, places], inputs, RIDGE).items():
                 group = self._names[atom]
-                parts = parts_in_outputs(weight, moments[places][:, places], place[inputs], RIDGE)
-                shape = scores[group].shape
                 for sums, part in zip((whole, left), parts, strict=True):
-                    values = part.cpu().reshape(shape)
+                    values = part.cpu().reshape(scores[group].shape)
                     sums[group] = sums[group] + values if group in sums else values
         found = dict(scores)
         for group, part in whole.items():
@@ -148,10 +142,10 @@ class MakingUp:
         after, earlier = masks_within(masks, there), masks_within(before, there)
         for name, moments in self.moments.items():
             dim = self.gates[name].weight_dim
-            kept = after.get(name, {dim: None})[dim]
+            kept = mask_of_dim(after, name, dim)
             if kept is None:
                 continue
-            old = earlier.get(name, {dim: None})[dim]
+            old = mask_of_dim(earlier, name, dim)
             goes = ~kept if old is None else old & ~kept
             if goes.any():
                 weight = known[name].weight
@@ -164,7 +158,7 @@ class MakingUp:
     def cut(self, masks: Mapping[str, DimMasks]) -> None:
         """Cut the moments as the model will be, by the keep-masks of what is left of it now."""
         for name, moments in self.moments.items():
-            kept = masks.get(name, {self.gates[name].weight_dim: None})[self.gates[name].weight_dim]
+            kept = mask_of_dim(masks, name, self.gates[name].weight_dim)
             if kept is not None:
                 places = kept.nonzero().flatten().to(moments.device)
                 self.moments[name] = moments[places][:, places]
@@ -194,33 +188,39 @@ def inputs_of_units(gate: Gate, slots: Mapping[int, Atom]) -> dict[int, Tensor]:
     return {atom: each.nonzero()[:, 1].reshape(len(each), -1) for atom, each in has.items()}
 
 
-def parts_in_outputs(weight: Tensor, moments: Tensor, inputs: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+def parts_in_outputs(
+    weight: Tensor, moments: Tensor, inputs: Mapping[int, Tensor], ridge: float
+) -> dict[int, tuple[Tensor, Tensor]]:
     """What units have in the second moment of the outputs, and what of it the other inputs can't make up for.
 
     Args:
         weight: ``[outputs, inputs]``.
         moments: ``[inputs, inputs]``.
-        inputs: ``[units, n]``, positions of the inputs of each unit; those that are gone are -1.
+        inputs: by atom ``[units, n]``, positions of the inputs of each of its units; those that are gone are -1.
         ridge: what is added to the diagonal, as a share of it.
 
     Returns:
-        Two tensors ``[units]``; both are zero for a unit without inputs.
+        Two tensors ``[units]`` by atom; both are zero for a unit without inputs.
     """
     scale = moments.diagonal().clamp(min=torch.finfo(torch.float32).tiny).sqrt()
     correlated = moments / scale[:, None] / scale
     correlated.diagonal().add_(ridge)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(correlated))
     scaled = weight * scale
-    whole, left = (weight.new_zeros(len(inputs)) for _ in range(2))
-    if inputs.shape[1] == 1:
-        alive = (inputs[:, 0] >= 0).nonzero().flatten()
-        at = inputs[alive, 0].to(weight.device)
-        energy = scaled[:, at].square().sum(0)
-        whole[alive], left[alive] = energy * correlated.diagonal()[at], energy / inverse.diagonal()[at]
+
+    def parts_of(inputs: Tensor) -> tuple[Tensor, Tensor]:
+        whole, left = (weight.new_zeros(len(inputs)) for _ in range(2))
+        if inputs.shape[1] == 1:
+            alive = (inputs[:, 0] >= 0).nonzero().flatten()
+            at = inputs[alive, 0].to(weight.device)
+            energy = scaled[:, at].square().sum(0)
+            whole[alive], left[alive] = energy * correlated.diagonal()[at], energy / inverse.diagonal()[at]
+            return whole, left
+        for unit, positions in enumerate(inputs):
+            at = positions[positions >= 0].to(weight.device)
+            own = scaled[:, at]
+            for part, matrix in ((whole, correlated[at][:, at]), (left, torch.linalg.inv(inverse[at][:, at]))):
+                part[unit] = ((own @ matrix) * own).sum()
         return whole, left
-    for unit, positions in enumerate(inputs):
-        at = positions[positions >= 0].to(weight.device)
-        own = scaled[:, at]
-        for part, matrix in ((whole, correlated[at][:, at]), (left, torch.linalg.inv(inverse[at][:, at]))):
-            part[unit] = ((own @ matrix) * own).sum()
-    return whole, left
+
+    return {atom: parts_of(each) for atom, each in inputs.items()}

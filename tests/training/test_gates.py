@@ -50,16 +50,22 @@ def test_accumulated_and_checkpointed_passes_give_what_plain_ones_give(tmp_path:
         torch.testing.assert_close(first[group], second[group], rtol=1e-3, atol=1e-7)
 
 
-def test_a_plain_loop_is_told_to_watch_where_the_first_step_is_due() -> None:
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (SETTINGS, "the criterion 'fisher' has seen no backward pass"),
+        ({"ratio": 0.5, "make_up": "weights"}, "making up has seen no forward pass"),
+    ],
+)
+def test_a_plain_loop_is_told_to_watch_where_the_first_step_is_due(settings: dict[str, Any], what: str) -> None:
     model = tiny_with_adapters()
     windows = random_windows()[:2]
-    pruner = gp.Pruner(gp.trace(model), gp.PruneConfig(**{**SETTINGS, "interval": 1}), 4)
+    pruner = gp.Pruner(gp.trace(model), gp.PruneConfig(**{**settings, "interval": 1}), 4)
     model(input_ids=windows, labels=windows).loss.backward()
     with pytest.raises(TrainingError) as caught:
         pruner.before_step(1)
     assert str(caught.value) == (
-        "the criterion 'fisher' has seen no backward pass before step 1: call pruner.watch(number) before the forward "
-        "passes of each step"
+        f"{what} before step 1: call pruner.watch(number) before the forward passes of each step"
     )
     pruner.watch(1)
     model(input_ids=windows, labels=windows).loss.backward()
