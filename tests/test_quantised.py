@@ -1,5 +1,6 @@
 """Models whose base weights are stored in few bits: scored, masked, tuned and cut."""
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator
@@ -158,7 +159,9 @@ def test_scores_and_plan_are_those_of_the_dense_copy(directory: Path, name: str)
         for group, values in expected.items():
             assert error(found.by_group[group], values) < rounding
     plans = [gp.select(each, expected, ratio=0.3, of="base", homogeneous=True) for each in (traced, dense)]
-    assert plans[0] == plans[1]
+    # values in few bits are not those of the checkpoint, so the plan does not say which revision it was made on
+    assert plans[0].weights is None
+    assert plans[0] == dataclasses.replace(plans[1], weights=None)
 
 
 @pytest.mark.parametrize("adapters", ["keep", "merge"])
