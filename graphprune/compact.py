@@ -12,6 +12,7 @@ from .errors import RewriteError
 from .origin import Origin
 from .passes.verify import VerifyReport
 from .plan import PruningPlan
+from .tables import facts_table, to_html
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,16 @@ class CompactModel:
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The same with their names."""
         return (self.graph if self.module_form is None else self.module_form).named_parameters()
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what is left, and what verification saw."""
+        facts = {
+            "parameters": f"{self.parameter_count:,} of {self.dense_parameters:,} ({self.ratio:.1%} removed)",
+            "forms": "graph and module" if self.module_error is None else f"graph; no module form: {self.module_error}",
+            **({"verified": "no, it has no values"} if self.report is None else self.report.facts()),
+        }
+        run = self.graph if self.module_form is None else self.module_form
+        return to_html(facts_table(facts), f"CompactModel: {type(run).__name__}")
 
     @property
     def parameter_count(self) -> int:

@@ -27,6 +27,7 @@ from .errors import UnknownNameError
 from .groups import PruningGroup
 from .program import location
 from .rules.registry import operator_name
+from .tables import Column, Table, to_html
 
 if TYPE_CHECKING:
     from .traced import TracedModel
@@ -59,6 +60,13 @@ class Explanation:
     start: str | None = None
     steps: tuple[Step, ...] = ()
     end: str | None = None
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the answer, and the calls of the path in a table."""
+        columns = (Column("operator"), Column("in", breaks=True))
+        steps = tuple((step.operator, step.place) for step in self.steps)
+        ends = () if self.start is None or self.end is None else (f"from {self.start}", f"to {self.end}")
+        return to_html(Table(columns if steps else (), steps, (*self.details, *ends)), self.about)
 
     def __str__(self) -> str:
         lines = [self.about, *(f"  {line}" for line in self.details)]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from .axes import Atom, Axis, atoms
 from .axes.algebra import parts
+from .tables import groups_table, to_html
 
 Kind = Literal["channels", "heads", "repeats", "head_dims", "lora_rank"]
 Status = Literal["prunable", "statistics", "rank", "frozen"]
@@ -131,6 +132,10 @@ class Groups(Sequence[PruningGroup]):
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         )
+
+    def _repr_html_(self) -> str:
+        """For a notebook: a row for the groups that are alike but for their layer."""
+        return to_html(groups_table(self))
 
 
 def share_per_unit(axis: Axis, atom: Atom) -> float:

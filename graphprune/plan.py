@@ -32,6 +32,7 @@ from torch import Tensor
 from .errors import FileFormatError, PlanError
 from .files import write_text_atomically
 from .masks import Keep, Kept, keep_mask
+from .tables import plan_table, to_html
 
 if TYPE_CHECKING:
     from .traced import TracedModel
@@ -160,6 +161,14 @@ class PruningPlan:
         """16 hexadecimal digits that name what the plan cuts of which model; not how it came to be."""
         text = PruningPlan(self.model, dict(sorted(self.groups.items()))).to_json()
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what is kept of the groups, a row for those that are alike but for their layer."""
+        about = ", ".join(
+            f"{name} {value}" for name, value in self.about.items() if isinstance(value, str | int | float)
+        )
+        title = f"PruningPlan of {self.digest} for the model {self.model}"
+        return to_html(plan_table(self.groups), f"{title}: {about}" if about else title)
 
     def to_json(self) -> str:
         """The plan as JSON text."""

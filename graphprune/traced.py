@@ -13,6 +13,7 @@ from torch import fx, nn
 from .explain import Explanation, explain
 from .groups import Groups, PruningGroup
 from .program import Inference, ParameterInfo, Program
+from .tables import groups_table, to_html
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class TracedModel:
     def parameter_count(self) -> int:
         """The number of parameters, tied ones counted once."""
         return self.program.parameter_count
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what was traced, and its groups."""
+        title = f"{type(self.module).__name__}: {self.parameter_count:,} parameters, fingerprint {self.fingerprint}"
+        return to_html(groups_table(self.groups), title)
 
     def explain(self, what: PruningGroup | str, other: PruningGroup | str | None = None) -> Explanation:
         """Why a group is cut or not, what the dims of a parameter are, or why two of them are cut together.

@@ -32,6 +32,7 @@ from ..quiet import first_line
 from ..rules import Dims
 from ..rules.registry import bound_arguments, operator_name
 from ..rules.statistics import Masks, references
+from ..tables import facts_table, to_html
 from .slice_parameters import DimMasks, is_zero_where_masked, parameter_masks, slice_tensor, zero_masked, zeroing_masks
 from .trace import inference_mode_of
 
@@ -69,6 +70,17 @@ class VerifyReport:
         forms = {"graph": self.graph_error, "module": self.module_error}
         errors = ", ".join(f"{form} form differs by {error:.1e}" for form, error in forms.items() if error is not None)
         return f"{errors} from the masked model ({self.dtype}); the pruned units matter by {self.effect:.1e}"
+
+    def facts(self) -> dict[str, str]:
+        """What was seen, by name, for a table."""
+        forms = {"graph": self.graph_error, "module": self.module_error}
+        found = {f"difference of the {form} form": f"{e:.1e}" for form, e in forms.items() if e is not None}
+        more = {"allowed": f"{self.tolerance:.1e}", "effect of the pruned units": f"{self.effect:.1e}"}
+        return {**found, **more, "computed in": self.dtype}
+
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        return to_html(facts_table(self.facts()), "Compared with the masked model, relative to its largest output")
 
 
 @dataclass(frozen=True)

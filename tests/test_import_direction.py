@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
         "graphprune.onnx",
         "graphprune.quiet",
         "graphprune.schedule",
+        "graphprune.tables",
         "graphprune.weight_files",
     },
     {"graphprune.rules", "graphprune.program", "graphprune.groups", "graphprune.masks", "graphprune.plan"},
