@@ -6,13 +6,29 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnxruntime", "peft", "huggingface_hub")
+
+_aloud: ContextVar[bool] = ContextVar("aloud", default=False)
+
+
+@contextlib.contextmanager
+def aloud() -> Iterator[None]:
+    """Within the context :func:`quietly` does nothing."""
+    token = _aloud.set(True)
+    try:
+        yield
+    finally:
+        _aloud.reset(token)
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Within the context nothing but exceptions comes from the libraries that load, save and export models."""
+    if _aloud.get():
+        yield
+        return
     from transformers.utils import logging as transformers_logging
 
     loggers = [logging.getLogger(name) for name in LOGGERS]

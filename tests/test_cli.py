@@ -73,22 +73,8 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_help_names_every_command() -> None:
-    result = run("--help")
-    assert result.exit_code == 0
-    for command in ("demo", "prune", "inspect", "eval", "export", "apply"):
-        assert f"  {command} " in result.stdout
-
-
 def test_the_version() -> None:
     assert run("--version").stdout == f"graphprune {gp.__version__}\n"
-
-
-@pytest.mark.parametrize("arguments", [["prune", "x", "-o", "y"], ["inspect", "x", "--colour"], ["shrink"]])
-def test_a_wrong_command_line(arguments: list[str]) -> None:
-    result = run(*arguments)
-    assert result.exit_code == 2
-    assert "Usage: " in result.stderr
 
 
 # --- inspect ---------------------------------------------------------------------------------------------------------

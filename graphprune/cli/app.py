@@ -1,17 +1,9 @@
-"""The commands, their options, and what an error looks like from a shell.
-
-1. A :class:`~graphprune.errors.GraphPruneError`, or a file that can't be read or written: one line, exit code 2.
-2. Ctrl-C: one line, exit code 130.
-3. Anything else is a mistake of graphprune: one line that says so, exit code 1.
-
-``graphprune --debug COMMAND …`` lets the traceback through.
-"""
+"""The commands and their options."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import sys
 from dataclasses import replace
@@ -20,59 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import typer.core
 
 from .. import __version__
-from ..errors import GraphPruneError, TrainingInterrupted
-from . import console
-
-
-class OneLineErrors(typer.core.TyperGroup):
-    """Runs a command with other libraries quiet, and turns what it raises into a line and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that the command line names."""
-        if ctx.params.get("debug"):
-            return super().invoke(ctx)
-        try:
-            with console.quiet():
-                return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _fail("interrupted", 130)
-        except TrainingInterrupted as interrupt:
-            _fail(str(interrupt), 130)
-        except GraphPruneError as error:
-            _fail(f"error: {error}", 2)
-        except BrokenPipeError:
-            # `graphprune inspect … | head`: who reads has enough. What is still buffered must not raise at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            raise typer.Exit(0) from None
-        except OSError as error:
-            _fail(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 2)
-        except MemoryError:
-            _fail("error: there is not enough memory for this model", 2)
-        except Exception as error:
-            if type(error).__module__.split(".")[0] in ("typer", "click"):
-                raise
-            message = str(error).strip() or "no message"
-            _fail(
-                f"error: unexpected {type(error).__name__}: {message}; this is a mistake of graphprune: "
-                "graphprune --debug COMMAND … shows where",
-                1,
-            )
-
-
-def _fail(line: str, code: int) -> None:
-    typer.echo(" ".join(line.split()), err=True)
-    raise typer.Exit(code)
-
+from .shell import Command, Commands
 
 app = typer.Typer(
     name="graphprune",
-    cls=OneLineErrors,
-    help="Make a language model structurally smaller: prune it from its dataflow graph while it is fine-tuned.",
+    cls=Commands,
+    help="Make a neural network structurally smaller, by its dataflow graph.",
+    epilog="""
+    graphprune inspect MODEL                     # which units leave together
+    graphprune prune MODEL --ratio 0.2 -o OUT    # prune it while it is tuned
+    graphprune export OUT -o out.onnx            # the result as ONNX, checked
+    """,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -163,12 +116,16 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print what other libraries say, and more of each stage.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Make a language model structurally smaller: prune it from its dataflow graph while it is fine-tuned."""
+    """Make a neural network structurally smaller, by its dataflow graph."""
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, or a name on the Hugging Face hub.")]
@@ -189,7 +146,14 @@ Adapted = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to write; must be new.")]
 
 
-@app.command(short_help="Do all of it on SmolLM2, in minutes.")
+@app.command(
+    cls=Command,
+    short_help="Do all of it on SmolLM2, in minutes.",
+    epilog="""
+    graphprune demo
+    graphprune demo --ratio 0.3 --steps 200 --model MODEL -o OUT
+    """,
+)
 def demo(
     ratio: Annotated[float, typer.Option(metavar="R", help="The share to remove.")] = 0.2,
     output: Annotated[
@@ -213,7 +177,16 @@ def demo(
     run(output, ratio=ratio, steps=steps, text=text, model=model, limit=windows, seed=seed)
 
 
-@app.command(short_help="Prune a model while it is fine-tuned.")
+@app.command(
+    cls=Command,
+    short_help="Prune a model while it is fine-tuned.",
+    epilog="""
+    graphprune prune MODEL --ratio 0.2 -o OUT --text tune.txt
+    graphprune prune MODEL --ratio 0.5 -o OUT --no-tune --criterion magnitude
+    graphprune prune ADAPTER --ratio 0.2 -o OUT --keep-adapters
+    graphprune prune MODEL --config OUT/plan.json -o AGAIN --seed 1
+    """,
+)
 def prune(
     context: typer.Context,
     model: Adapted,
@@ -342,7 +315,16 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-@app.command(short_help="Show the pruning groups of a model.")
+@app.command(
+    cls=Command,
+    short_help="Show the pruning groups of a model.",
+    epilog="""
+    graphprune inspect MODEL
+    graphprune inspect MODEL --frozen
+    graphprune inspect MODEL --json > groups.json
+    graphprune inspect MODEL --html groups.html
+    """,
+)
 def inspect(
     model: Adapted,
     json: Annotated[bool, typer.Option("--json", help="Print the form for machines, members included.")] = False,
@@ -379,7 +361,15 @@ def inspect(
     run(model, lora=lora, as_json=json, every=every, kinds=[each.value for each in kind or ()], frozen=frozen)
 
 
-@app.command(name="eval", short_help="Measure models side by side.")
+@app.command(
+    name="eval",
+    cls=Command,
+    short_help="Measure models side by side.",
+    epilog="""
+    graphprune eval MODEL OUT --text test.txt
+    graphprune eval MODEL OUT out.onnx --markdown > table.md
+    """,
+)
 def evaluate(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help="Model directories, names on the hub, ONNX files.")
@@ -427,7 +417,15 @@ def evaluate(
     )
 
 
-@app.command(short_help="Write a model as ONNX.")
+@app.command(
+    cls=Command,
+    short_help="Write a model as ONNX.",
+    epilog="""
+    graphprune export OUT -o out.onnx
+    graphprune export OUT -o out.onnx --cache --precision int8
+    graphprune export OUT -o DIR --genai
+    """,
+)
 def export(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The ONNX file to write.")],
@@ -453,7 +451,13 @@ def export(
     )
 
 
-@app.command(short_help="Write a model as GGUF, for llama.cpp.")
+@app.command(
+    cls=Command,
+    short_help="Write a model as GGUF, for llama.cpp.",
+    epilog="""
+    graphprune gguf OUT -o out.gguf
+    """,
+)
 def gguf(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The GGUF file to write.")],
@@ -465,7 +469,14 @@ def gguf(
     run(model, output, dtype=dtype.value)
 
 
-@app.command(short_help="Cut a model to what a saved plan keeps.")
+@app.command(
+    cls=Command,
+    short_help="Cut a model to what a saved plan keeps.",
+    epilog="""
+    graphprune apply OUT/plan.json MODEL -o AGAIN
+    graphprune apply OUT/plan.json LARGE -o AGAIN --by-shard
+    """,
+)
 def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json that prune wrote.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that the plan was made for.")],

