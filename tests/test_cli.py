@@ -344,7 +344,7 @@ def test_options_of_the_criterion_and_weights_that_make_up(model: Path, text: Pa
     about = json.loads((tmp_path / "out" / "plan.json").read_text())["about"]
     assert about["settings"]["criterion_options"] == {"order": 1}
     assert about["reconstructed"]
-    assert "order is not NAME=VALUE." in run("prune", model, "-o", tmp_path / "b", "--criterion-option", "order").output
+    assert "order is not NAME=VALUE;" in run("prune", model, "-o", tmp_path / "b", "--criterion-option", "order").output
 
 
 def test_adapters_can_be_kept(model: Path, text: Path, tmp_path: Path) -> None:

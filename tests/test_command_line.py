@@ -1,8 +1,10 @@
 """What all commands share: help that fits a screen, examples that parse, completion, how much is said, exit codes."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +113,7 @@ def test_quiet_leaves_the_results(model: Path, text: Path) -> None:
     assert quiet.exit_code == 0, quiet.output
     assert quiet.stderr == ""
     assert quiet.stdout.splitlines()[0] == usual.stdout.splitlines()[0]
-    failed = run("--quiet", "eval", model, "--text", text.with_name("none.txt"))
+    failed = run("eval", model, "--text", text.with_name("none.txt"), "--quiet")
     assert (failed.exit_code, failed.stderr.count("\n")) == (2, 1)
 
 
@@ -133,10 +135,104 @@ def test_verbose_lets_other_libraries_speak_for_one_command(model: Path, text: P
         (["shrink"], "No such command 'shrink'; graphprune --help shows what there is"),
         (["export", "x"], "Missing option '--output' / '-o'; graphprune export --help shows what there is"),
         (["inspect", "x", "--page"], "No such option: --page; graphprune inspect --help shows what there is"),
-        (["export", "x", "-q"], "-q stands before the command: graphprune -q export …"),
-        (["-q", "-v", "inspect", "x"], "--quiet and --verbose can't both hold: give one of them"),
+        (["-q", "inspect", "x", "-v"], "--quiet and --verbose can't both hold: give one of them"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(arguments: list[str], says: str) -> None:
     result = run(*arguments)
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"error: {says}\n")
+
+
+# --- files of settings -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_file(model: Path, text: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    settings = "ratio: 0.2\nsteps: 2\nwindow: 16\ninterval: 1\nlearning-rate: 5e-4  # a number, unlike in YAML 1.1\n"
+    path.write_text(f"model: {model}\noutput: {tmp_path / 'out'}\ntext: {text}\n{settings}", encoding="utf-8")
+    return path
+
+
+def test_a_run_from_a_file_and_again_from_its_result(run_file: Path, tmp_path: Path) -> None:
+    result = run("prune", "--config", run_file, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    plan = tmp_path / "out" / "plan.json"
+    settings = json.loads(plan.read_text())["about"]["settings"]
+    given = {"ratio": 0.2, "steps": 2, "learning_rate": 5e-4, "seed": 3, "homogeneous": True}
+    assert {name: settings[name] for name in given} == given
+    again = run("prune", "--config", plan, "-o", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    for name in ("plan.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rato: 0.2", "sets rato, and there is no such setting: is ratio meant?"),
+        ("ratio: a fifth", "does not hold the settings of a run: ratio must be of type float"),
+        ("batch_size: 2.5", "does not hold the settings of a run: batch_size must be of type int"),
+        (
+            "ratio: 2",
+            "does not hold the settings of a run: the ratio must lie between 0 and 1, not 2: 0.5 removes half",
+        ),
+        ("kinds: heads", "does not hold the settings of a run: kinds must be a list of words, not 'heads'"),
+        ("lora_targets: 3", "does not hold the settings of a run: lora_targets must be a list of words, not 3"),
+        ("tune: 1", "sets tune to 1, and it must be true or false"),
+        ("model: [a, b]", "sets model to ['a', 'b'], and it must be a word"),
+        ("base-bits: 3", "sets base_bits to 3, and it must be 8 or 4"),
+        ("ratio: 0.2\nratio: 0.3", "is not YAML in line 1: ratio stands twice"),
+        ("ratio: [0.2", "is not YAML in line 1: expected ',' or ']', but got '<stream end>'"),
+        ("0.2", "is not YAML of settings by name, as in ratio: 0.2"),
+    ],
+)
+def test_a_file_that_says_nothing_sensible(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    result = run("prune", "--config", path)
+    assert (result.exit_code, result.stderr) == (2, f"error: {path} {says}\n")
+
+
+@pytest.mark.parametrize(("left_out", "hint"), [("model", "'MODEL'"), ("output", "'--output'"), ("ratio", "'--ratio'")])
+def test_what_is_in_neither_place(run_file: Path, left_out: str, hint: str) -> None:
+    lines = run_file.read_text().splitlines(keepends=True)
+    run_file.write_text("".join(line for line in lines if not line.startswith(left_out)))
+    result = run("prune", "--config", run_file)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: Invalid value for {hint}: say ")
+
+
+# --- dry runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_of_a_cut_that_is_not_scored_yet(model: Path, tmp_path: Path) -> None:
+    bare = Path(shutil.copytree(model, tmp_path / "bare"))
+    (bare / "model.safetensors").unlink()  # not needed
+    result = run("prune", bare, "--ratio", 0.2, "--window", 16, "--free", "--dry-run", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    parameters = re.search(r"^parameters: 23,840 → ([\d,]+), ([\d.]+)% removed$", result.stdout, re.MULTILINE)
+    assert parameters is not None, result.stdout
+    assert float(parameters[2]) == pytest.approx(20, abs=0.5)
+    assert "multiply-accumulates for 16 tokens: 411.6 k → " in result.stdout
+    assert "Known only after scoring (lora): " in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["bare"]
+
+
+def test_a_dry_run_of_a_plan_tells_what_it_cuts(model: Path, tmp_path: Path) -> None:
+    import graphprune as gp
+    from graphprune.selection import removed_share
+    from graphprune.sources import load_model
+
+    traced = gp.trace(load_model(model)[0])
+    plan = gp.select(traced, gp.score(traced, "random"), ratio=0.3)
+    plan.save(tmp_path / "plan.json")
+    bare = Path(shutil.copytree(model, tmp_path / "bare"))
+    (bare / "model.safetensors").unlink()
+    result = run("apply", tmp_path / "plan.json", bare, "--dry-run")
+    assert result.exit_code == 0, result.output
+    left = gp.rewrite(traced, plan).parameter_count
+    assert f"parameters: 23,840 → {left:,}, {1 - left / 23_840:.1%} removed\n" in result.stdout
+    share = removed_share(traced, plan, of="macs")
+    assert re.search(rf"^multiply-accumulates for 13 tokens: .* {share:.1%} removed$", result.stdout, re.MULTILINE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bare", "plan.json"]

@@ -6,10 +6,9 @@ import io
 import json
 import signal
 import sys
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -143,7 +142,13 @@ Adapted = Annotated[
         metavar="MODEL", help="A model directory, a name on the Hugging Face hub, or the directory of an adapter."
     ),
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to write; must be new.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be cut, from the config alone, and write nothing.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="The directory to write; must be new.", show_default=False),
+]
 
 
 @app.command(
@@ -184,13 +189,22 @@ def demo(
     graphprune prune MODEL --ratio 0.2 -o OUT --text tune.txt
     graphprune prune MODEL --ratio 0.5 -o OUT --no-tune --criterion magnitude
     graphprune prune ADAPTER --ratio 0.2 -o OUT --keep-adapters
-    graphprune prune MODEL --config OUT/plan.json -o AGAIN --seed 1
+    graphprune prune MODEL --ratio 0.2 --dry-run
+    graphprune prune --config run.yaml --seed 1
+    graphprune prune --config OUT/plan.json -o AGAIN --text tune.txt
     """,
 )
 def prune(
     context: typer.Context,
-    model: Adapted,
-    output: Output,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model directory, a name on the Hugging Face hub, or the directory of an adapter.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Output = None,
     ratio: Annotated[
         float | None, typer.Option(metavar="R", help="The share to remove: 0.2 removes a fifth.", show_default=False)
     ] = None,
@@ -200,7 +214,8 @@ def prune(
         typer.Option(
             "--config",
             metavar="FILE",
-            help="Prune as before: with the settings in the plan.json of a result, changed by the options given here.",
+            help="A file of settings in YAML or JSON, or the plan.json of a result to prune as before; options given "
+            "here come before it.",
         ),
     ] = None,
     adapter: Annotated[
@@ -251,19 +266,12 @@ def prune(
         bool, typer.Option("--merge/--keep-adapters", help="Merge the adapters into the weights, or save them beside.")
     ] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Prune a model while it is fine-tuned with LoRA, and save what is left to a new directory.
 
     Checkpoints lie in OUTPUT.run until the model is saved; after Ctrl-C the same command with --resume goes on.
     """
-    from ..files import refuse_existing
-
-    refuse_existing(output)
-
-    from ..training.config import PruneConfig
-    from .prune import prune as run
-    from .prune import read_settings
-
     options: dict[str, Any] = {
         "ratio": ratio,
         "of": of.value,
@@ -284,15 +292,51 @@ def prune(
         "save_steps": save_steps,
         "compaction": compaction,
     }
+    rest: dict[str, Any] = {"model": model, "output": output, "text": text, "adapter": adapter}
+    rest |= {"tune": tune, "merge": merge, "base_bits": None if base_bits is None else int(base_bits.value)}
     if settings is not None:
-        given = {name: value for name, value in options.items() if _is_given(context, name)}
-        config = replace(read_settings(settings), **given)
-    elif ratio is None:
+        from .run_file import read_run
+
+        file = read_run(settings)
+        options = {**options, **file.settings, **{name: options[name] for name in options if _is_given(context, name)}}
+        rest = {**rest, **file.run, **{name: rest[name] for name in rest if _is_given(context, name)}}
+    for name, hint, what in (
+        ("model", "'MODEL'", "say which model"),
+        ("output", "'--output'", "say where to"),
+    ):
+        if rest[name] is None and not (dry_run and name == "output"):
+            raise typer.BadParameter(f"{what}, here or in the file of --config.", param_hint=hint)
+    if options["ratio"] is None:
         raise typer.BadParameter("say how much to remove, or give --config.", param_hint="'--ratio'")
-    else:
-        config = PruneConfig(**options)
-    bits: Literal[8, 4] | None = None if base_bits is None else 8 if base_bits is BaseBits.eight else 4
-    run(model, output, config, text=text, adapter=adapter, tune=tune, merge=merge, resume=resume, bits=bits)
+    target = None if rest["output"] is None else Path(rest["output"])
+    if target is not None:
+        from ..files import refuse_existing
+
+        refuse_existing(target)
+
+    from ..training.config import PruneConfig
+
+    config = PruneConfig.of_settings(options)
+    on = None if rest["adapter"] is None else Path(rest["adapter"])
+    if dry_run or target is None:
+        from .dry_run import dry_prune
+
+        dry_prune(rest["model"], config, adapter=on)
+        return
+
+    from .prune import prune as run
+
+    run(
+        rest["model"],
+        target,
+        config,
+        text=rest["text"],
+        adapter=on,
+        tune=rest["tune"],
+        merge=rest["merge"],
+        resume=resume,
+        bits=rest["base_bits"],
+    )
 
 
 def _values(options: list[str]) -> dict[str, Any]:
@@ -474,13 +518,14 @@ def gguf(
     short_help="Cut a model to what a saved plan keeps.",
     epilog="""
     graphprune apply OUT/plan.json MODEL -o AGAIN
+    graphprune apply OUT/plan.json MODEL --dry-run
     graphprune apply OUT/plan.json LARGE -o AGAIN --by-shard
     """,
 )
 def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json that prune wrote.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that the plan was made for.")],
-    output: Output,
+    output: Output = None,
     adapter: Annotated[
         Path | None, typer.Option(metavar="DIR", help="An adapter of the model, which peft wrote, to be cut with it.")
     ] = None,
@@ -496,11 +541,20 @@ def apply(
     other_weights: Annotated[
         bool, typer.Option("--other-weights", help="Cut another checkpoint of the model than the plan was made for.")
     ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Cut a model to what a saved plan keeps, verify the result and save it.
 
     A model that is too large for the memory is cut file by file; the same command goes on where one was interrupted.
     """
+    if dry_run:
+        from .dry_run import dry_apply
+
+        dry_apply(plan, model, output, adapter=adapter, by_shard=by_shard)
+        return
+    if output is None:
+        raise typer.BadParameter("say where to, or --dry-run.", param_hint="'--output'")
+
     from .apply import apply as run
 
     run(plan, model, output, adapter=adapter, by_shard=by_shard, other_weights=other_weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from .console import say, show, stage
 
 if TYPE_CHECKING:
     from ..compact import CompactModel
+    from ..traced import TracedModel
 
 
 def apply(
@@ -41,6 +43,36 @@ def apply(
     refuse_existing(output)
     plan = PruningPlan.load(plan_file)
 
+    subject = find_subject(plan, model, adapter, by_shard)
+    if subject.by_shard:
+        from ..sources.model import find_model
+
+        _by_shard(plan, find_model(subject.model), subject.adapter, output, other_weights)
+    else:
+        _in_memory(subject.plan, subject.model, subject.adapter, output, other_weights)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a plan is applied to, and how: a model with an adapter or without, the plan for both, and the way to cut it.
+
+    ``traced`` is the model without values, None where it was cut before, for which ``config.json`` may not tell enough.
+    """
+
+    model: str
+    adapter: Path | None
+    plan: PruningPlan
+    traced: TracedModel | None
+    by_shard: bool
+
+
+def find_subject(plan: PruningPlan, model: str, adapter: Path | None, by_shard: bool | None) -> Subject:
+    """The model that a plan is to be applied to, before its weights are downloaded or read.
+
+    Raises:
+        SourceError: there is no such model, or it can't be cut in this way.
+        PlanError: the plan was made for another model.
+    """
     from ..export.checkpoint import trace_checkpoint
     from ..sources.adapter import find_base, is_adapter
     from ..sources.model import find_model
@@ -55,15 +87,11 @@ def apply(
             raise SourceError(
                 f"{model} was cut before, and is cut again as a whole: leave out --by-shard and --adapter."
             )
-        _in_memory(plan, model, None, output, other_weights)
-        return
-    # without weights first: a plan for another model shows before they are downloaded or read
+        return Subject(model, None, plan, None, by_shard=False)
     with stage("trace without weights"):
         traced, carried = trace_checkpoint(plan, find_model(model, weights=False), adapter)
-    if by_shard or (by_shard is None and not _fits(traced.parameter_count)):
-        _by_shard(plan, find_model(model), adapter, output, other_weights)
-    else:
-        _in_memory(carried, model, adapter, output, other_weights)
+    large = not _fits(traced.parameter_count) if by_shard is None else by_shard
+    return Subject(model, adapter, carried, traced, by_shard=large)
 
 
 def _fits(parameters: int) -> bool:

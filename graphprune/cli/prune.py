@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -76,31 +75,13 @@ def prune(
         about = {**compact.plan.about, "source": model, "text": split.name, "tuned": tune, "settings": asdict(config)}
         if adapter is not None:
             about["adapter"] = str(adapter)
+        given = {"text": text, "merge": None if merge else False, "base_bits": bits}
+        about["given"] = {name: value for name, value in given.items() if value is not None}
         compact = replace(compact, plan=replace(compact.plan, about=about))
     save_and_tell(compact, output, tokenizer, of_prunable=removed_share(traced, plan, of="prunable"))
     if tune:
         shutil.rmtree(run_directory, ignore_errors=True)
     show(f"Compare it with the original: graphprune eval {model} {output}")
-
-
-def read_settings(path: Path) -> PruneConfig:
-    """The settings of the run that made a plan, or those in a file of settings.
-
-    Raises:
-        FileFormatError: the file can't be read, or holds no settings.
-    """
-    from ..plan import FORMAT, PruningPlan
-    from ..training.checkpoint import read_config
-    from ..training.config import PruneConfig
-
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return read_config(path)  # which says what is wrong
-    if not isinstance(body, dict) or body.get("format") != FORMAT:
-        return read_config(path)
-    settings = PruningPlan.load(path).about.get("settings")
-    return PruneConfig.from_json(json.dumps(settings), f"what the plan {path} says of its settings")
 
 
 def run_directory_of(output: Path) -> Path:

@@ -26,14 +26,25 @@ _OPTIONS = (
     "  -v, --verbose    what torch, transformers and onnx say, and more of each stage",
     "  --debug, --version, --install-completion, --show-completion, -h, --help",
 )
-"""The options that stand before a command, as short as that: with a line for each the help would fill two screens."""
+"""The options of all commands, as short as that: with a line for each the help would not fit a screen."""
+
+
+_ANYWHERE = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose", "--debug": "debug"}
+"""Options of all commands that may stand after the name of the command, too: people add them last."""
 
 
 class Command(typer.core.TyperCommand):
     """A command whose help ends with examples, the lines of its ``epilog``."""
 
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Read the arguments of the command."""
+        if parent is not None:
+            parent.params.update({_ANYWHERE[each]: True for each in args if each in _ANYWHERE})
+            args = [each for each in args if each not in _ANYWHERE]
+        return super().make_context(info_name, args, parent=parent, **extra)
+
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, saying as much as the options before it ask for."""
+        """Run the command, saying as much as is asked for."""
         given = ctx.find_root().params
         with console.saying(quiet=given.get("quiet", False), verbose=given.get("verbose", False)):
             if given.get("debug"):
@@ -53,7 +64,7 @@ class Commands(typer.core.TyperGroup):
         """Write the examples first, then the commands, then the options."""
         _write(formatter, "Examples", self.epilog)
         self.format_commands(ctx, formatter)
-        _write(formatter, "Options (before the command)", "\n".join(_OPTIONS))
+        _write(formatter, "Options of all commands", "\n".join(_OPTIONS))
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the exit codes."""
@@ -118,9 +129,6 @@ def _fail_usage(error: Any, ctx: Any) -> NoReturn:
     command = (
         error.ctx.command_path if error.ctx else " ".join([ctx.command_path, ctx.invoked_subcommand or ""]).strip()
     )
-    name = getattr(error, "option_name", None)
-    if name in {each for param in ctx.command.params for each in param.opts} and error.ctx is not ctx:
-        _fail(f"error: {name} stands before the command: graphprune {name} {error.ctx.info_name} …", 2)
     _fail(f"error: {error.format_message().rstrip('.')}; {command} --help shows what there is", 2)
 
 

@@ -215,6 +215,11 @@ def _check_types(config: PruneConfig) -> None:
         numbers = list(value.values()) if isinstance(value, Mapping) else [value]
         if any(isinstance(number, bool) or not isinstance(number, int) or number < 1 for number in numbers):
             raise TrainingError(f"{name} must be a number of units, or one for each kind of group, not {value!r}")
+    for name, alternative in (("kinds", type(None)), ("lora_targets", str)):
+        value = getattr(config, name)
+        words = isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+        if not words and not isinstance(value, alternative):
+            raise TrainingError(f"{name} must be a list of words, not {value!r}")
     if config.steps is not None and (isinstance(config.steps, bool) or not isinstance(config.steps, int)):
         raise TrainingError("steps must be of type int")
 
