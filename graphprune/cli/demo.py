@@ -106,7 +106,7 @@ def demo(
         variants = [_measure("dense", dense, None, meta, held_out, scratch / "dense.onnx")]
 
         with stage("score once and select, without tuning"):
-            traced, plan = plan_at_once(load_model(source)[0], training, config)
+            traced, plan, _ = plan_at_once(load_model(source)[0], training, config)
         compact = _cut(traced, plan)
         del traced, plan  # with the model and its adapters: memory for what follows
         variants.append(

@@ -69,7 +69,7 @@ def prune(
         traced, plan = result.traced, result.plan
     else:
         with stage(f"trace and score ({config.criterion})"):
-            traced, plan = plan_at_once(module, ids, config)
+            traced, plan, _ = plan_at_once(module, ids, config)
     with stage("rewrite and verify"):
         compact = result.compact(adapters=adapters) if tune else rewrite(traced, plan, adapters=adapters)
         about = {**compact.plan.about, "source": model, "text": split.name, "tuned": tune, "settings": asdict(config)}

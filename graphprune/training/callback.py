@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from ..compact import CompactModel
 from ..distributed import is_sharded
@@ -19,6 +19,7 @@ from ..scores import Scores
 from ..traced import TracedModel
 from .checkpoint import restore_state, save_state
 from .config import PruneConfig
+from .metrics import LoggedStep, history_of, log_first
 from .pruner import Pruner
 from .wrapping import as_it_was_made, forget_parameters
 
@@ -35,8 +36,10 @@ class LoRAPruneCallback(TrainerCallback):
     What is pruned becomes zero during training and is cut out at the end. Units are scored where the optimiser steps,
     with the gradients that it sees: accumulated ones, averaged over processes, and clipped ones clipped. Each
     checkpoint of the Trainer holds the state of pruning, and ``trainer.train(resume_from_checkpoint=…)`` goes on from
-    it. With FSDP (version 2) the callback must be among the Trainer's ``callbacks`` from the beginning: a sharded
-    model can't be traced any more.
+    it. What the Trainer logs has ``graphprune/sparsity`` and ``graphprune/kept_…`` in it, for each logger that
+    ``report_to`` names; it also logs after every step at which something is pruned, unless it is to log nothing at all.
+    With FSDP (version 2) the callback must be among the Trainer's ``callbacks`` from the beginning: a sharded model
+    can't be traced any more.
 
     Args:
         ratio: the share to prune, of the parameters without adapters unless ``of`` says otherwise.
@@ -65,6 +68,7 @@ class LoRAPruneCallback(TrainerCallback):
         self.config = config or PruneConfig.of_settings({"ratio": ratio, **settings})
         self.example, self.resume_from = example, resume_from
         self._pruner: Pruner | None = None
+        self._state: TrainerState | None = None
 
     @property
     def pruner(self) -> Pruner:
@@ -91,6 +95,11 @@ class LoRAPruneCallback(TrainerCallback):
     def scores(self) -> Scores | None:
         """The moving average of the scores, None before the first."""
         return self.pruner.scores
+
+    @property
+    def history(self) -> tuple[LoggedStep, ...]:
+        """The loss, and the share that was pruned, at each step that the Trainer logged; before a resumption too."""
+        return () if self._state is None else history_of(self._state.log_history)
 
     def compact(self, **options: Any) -> CompactModel:
         """The compact model, verified; ``options`` are those of :func:`graphprune.rewrite`.
@@ -138,6 +147,8 @@ class LoRAPruneCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.begin(kwargs["model"], state.max_steps, kwargs.get("train_dataloader"))
+        self._state = state
+        log_first(lambda: self.pruner.metrics)
         if state.global_step > 0:
             checkpoint = Path(self.resume_from or checkpoint_of(args, state))
             restore_state(self.pruner, checkpoint, kwargs.get("optimizer"))
@@ -159,6 +170,8 @@ class LoRAPruneCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.pruner.cut_if_due(kwargs.get("optimizer"))
+        if self.pruner.plan.about.get("step") == state.global_step and args.logging_strategy != IntervalStrategy.NO:
+            control.should_log = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:

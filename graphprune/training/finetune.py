@@ -66,6 +66,7 @@ from .checkpoint import (
 )
 from .compaction import Compaction
 from .config import PruneConfig
+from .metrics import LoggedStep, history_of
 
 CHECKPOINTS_KEPT = 2
 """While the newest is being written, the one before it is what there is to go on from."""
@@ -92,11 +93,16 @@ class TuneResult:
     traced: TracedModel
     plan: PruningPlan
     scores: Scores | None
-    losses: tuple[float, ...]
-    """The loss of each step, those before an interruption included."""
+    history: tuple[LoggedStep, ...]
+    """The loss of each step and the share that was pruned by then, those before an interruption included."""
 
     compaction: Compaction | None = None
     """The cuts that were made on the way, where the settings ask for them."""
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The loss of each step."""
+        return tuple(each.loss for each in self.history)
 
     def compact(self, **options: Any) -> CompactModel:
         """The compact model, verified; ``options`` are those of :func:`graphprune.rewrite`.
@@ -166,8 +172,8 @@ def prune_while_tuning(
         trainer.accelerator.unwrap_model(tuned, keep_fp32_wrapper=False)
         if interrupt.requested:
             raise TrainingInterrupted(_interrupted(run_directory, trainer.state))
-    losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
-    return TuneResult(callback.traced, callback.plan, callback.scores, losses, callback.pruner.compaction)
+    history = history_of(trainer.state.log_history)
+    return TuneResult(callback.traced, callback.plan, callback.scores, history, callback.pruner.compaction)
 
 
 def with_adapters(model: nn.Module, config: PruneConfig) -> nn.Module:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from ..compensation import compensate
 from ..pipeline import trace
 from ..plan import PruningPlan
 from ..reconstruction import reconstruct
+from ..scores import Scores
 from ..scoring import score
 from ..selection import select
 from ..traced import TracedModel
@@ -15,9 +18,15 @@ from .config import PruneConfig
 from .finetune import with_adapters
 
 
-def plan_at_once(
-    model: nn.Module, windows: Tensor, config: PruneConfig, *, batches: int = 8
-) -> tuple[TracedModel, PruningPlan]:
+class AtOnce(NamedTuple):
+    """What pruning at once gives: the traced model, the plan for it, and the scores that it was made from."""
+
+    traced: TracedModel
+    plan: PruningPlan
+    scores: Scores
+
+
+def plan_at_once(model: nn.Module, windows: Tensor, config: PruneConfig, *, batches: int = 8) -> AtOnce:
     """The plan from the scores of the model as it is, on the first batches of a text.
 
     A criterion that needs gradients of adapters gets fresh ones, which change nothing of what the model computes. One
@@ -46,8 +55,8 @@ def plan_at_once(
     plan = select(traced, scores, ratio=config.ratio, **config.selection())
     match config.make_up:
         case "bias":
-            return compensate(traced, plan, data)
+            return AtOnce(*compensate(traced, plan, data), scores)
         case "weights":
-            return reconstruct(traced, plan, data)
+            return AtOnce(*reconstruct(traced, plan, data), scores)
         case "none":
-            return traced, plan
+            return AtOnce(traced, plan, scores)

@@ -29,12 +29,13 @@ from ..plan import PruningPlan
 from ..schedule import ROUNDING, schedule_by_name
 from ..scores import Scores
 from ..scoring import require_adapters, score_units
-from ..selection import removed_share, select
+from ..selection import choose_groups, removed_share, select
 from ..traced import TracedModel
 from .compaction import Compaction
 from .config import PruneConfig
 from .making_up import MakingUp
 from .masking import Slice, masks_of, removed_slices, zero
+from .metrics import KEPT, SPARSITY
 from .wrapping import as_it_was_made
 
 
@@ -199,6 +200,17 @@ class Pruner:
         self.scores = scores
         self._masks = {}
         self._apply(plan)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What is pruned so far, for a logger: the share of the budget, and of the units of each kind what is kept."""
+        counts: dict[str, tuple[int, int]] = {}
+        for group in choose_groups(self.traced, self.config.kinds):
+            plan = self.plan.groups.get(group.name)
+            kept, whole = counts.get(group.kind, (0, 0))
+            counts[group.kind] = kept + (group.units if plan is None else plan.count), whole + group.units
+        shares = {f"{KEPT}{kind}": kept / whole for kind, (kept, whole) in counts.items()}
+        return {SPARSITY: self.removed, **shares}
 
     def zero_trained(self) -> None:
         """Zeros in the pruned slices of trainable parameters, after a step of the optimiser."""

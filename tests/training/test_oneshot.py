@@ -21,7 +21,7 @@ CALIBRATION = random_windows(32)
 def test_something_makes_up_for_removed_units(make_up: Literal["bias", "weights"], criterion: str) -> None:
     def at_once(**more: Any) -> nn.Module:
         settings: dict[str, Any] = {"criterion": criterion, "ratio": 0.2, "kinds": ("channels",), **more}
-        traced, plan = plan_at_once(tiny_llama(tied=False), CALIBRATION, PruneConfig(**settings))
+        traced, plan, _ = plan_at_once(tiny_llama(tied=False), CALIBRATION, PruneConfig(**settings))
         plans.append(plan)
         return gp.rewrite(traced, plan, adapters="merge").module
 

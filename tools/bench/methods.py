@@ -199,7 +199,7 @@ def run(method: Method, ratio: float, seed: int, texts: Texts, steps: int | None
             case "tuned":
                 result = tuned(model, texts.tune, config, run_directory)
             case "at once":
-                traced, plan = plan_at_once(model, texts.tune, config)
+                traced, plan, _ = plan_at_once(model, texts.tune, config)
                 if method.reconstruct:
                     batches = [{"input_ids": batch} for batch in texts.tune[:128].split(config.batch_size)]
                     traced, plan = gp.reconstruct(traced, plan, batches)
