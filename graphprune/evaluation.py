@@ -9,13 +9,19 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from .passes.trace import inference_mode_of
+from .progress import Progress, Watched
 
 TOKENS_IN_BATCH = 1024
 """How many tokens go through a model at once, unless a window has more: logits are the largest tensor there is."""
 
 
 def perplexity(
-    model: Callable[..., Any], windows: torch.Tensor, *, stride: int | None = None, batch_size: int | None = None
+    model: Callable[..., Any],
+    windows: torch.Tensor,
+    *,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> float:
     """The exponential of the mean negative log likelihood over the tokens that count.
 
@@ -36,6 +42,7 @@ def perplexity(
             default.
         batch_size: windows per call, by default as many as make 1024 tokens; it changes memory and speed, not the
             result.
+        progress: called with the batches that are done, and how many there are.
 
     Returns:
         The perplexity, at least 1; ``inf`` where it overflows a float and ``nan`` where the logits hold one.
@@ -49,8 +56,9 @@ def perplexity(
     module = model if isinstance(model, torch.nn.Module) else None
     device = _device_of(module)
     loss = 0.0
+    batches = windows.split(batch_size or max(1, TOKENS_IN_BATCH // length))
     with torch.no_grad() if module is None else inference_mode_of(module):
-        for at, batch in enumerate(windows.split(batch_size or max(1, TOKENS_IN_BATCH // length))):
+        for at, batch in enumerate(Watched(batches, progress)):
             logits = _logits(model(input_ids=batch.to(device) if device is not None else batch))
             # One window at a time: the log-softmax of a whole batch would double the largest tensor there is.
             for row, (scores, ids) in enumerate(zip(logits, batch, strict=True)):
@@ -82,7 +90,9 @@ def forward_milliseconds(forward: Callable[[], Any], *, runs: int = 5) -> float:
     return interleaved_milliseconds([forward], runs=runs)[0]
 
 
-def interleaved_milliseconds(forwards: Sequence[Callable[[], Any]], *, runs: int = 5) -> list[float]:
+def interleaved_milliseconds(
+    forwards: Sequence[Callable[[], Any]], *, runs: int = 5, progress: Progress | None = None
+) -> list[float]:
     """The least time of each of ``forwards``, as :func:`forward_milliseconds`, in rounds in which each runs once.
 
     What slows the machine down for a while then slows down all that are compared.
@@ -90,9 +100,8 @@ def interleaved_milliseconds(forwards: Sequence[Callable[[], Any]], *, runs: int
     if runs < 1:
         raise ValueError(f"runs must be at least 1, not {runs}")
     with torch.no_grad():
-        for forward in forwards:
-            forward()
-        rounds = [[_seconds(forward) for forward in forwards] for _ in range(runs)]
+        # the first round is not counted
+        rounds = [[_seconds(forward) for forward in forwards] for _ in Watched(range(1 + runs), progress)][1:]
     return [min(times) * 1e3 for times in zip(*rounds, strict=True)]
 
 

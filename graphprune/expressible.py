@@ -98,23 +98,18 @@ class Cuts:
 def module_cuts(traced: TracedModel) -> Cuts:
     """What the module form can express.
 
-    A family may keep any number of units, or a multiple of ``STEP`` where the module runs with such a number but not
-    with any: the kernels of experts want rows that are aligned. Where blocks read one number of a config that they
-    share (the query heads of Phi-3), the groups of a family are tied.
+    Where blocks read one number of a config that they share (the query heads of Phi-3), the groups of a family are
+    tied.
     """
     agrees = _check_of(traced)
     counts: dict[str, tuple[int, ...]] = {}
     left: list[list[PruningGroup]] = []
     ties: list[tuple[PruningGroup, ...]] = []
     for family, members in _families(traced.groups.cuttable):
-        units = members[0].units
-        for step in (1, STEP):
-            numbers = tuple(range((units - 1) // step * step, 0, -step))
-            if numbers and agrees(_first(members, numbers[0])):
-                counts[family] = numbers
-                if len(members) > 1 and not agrees(_first(members[:1], numbers[0])):
-                    ties.append(tuple(members))
-                break
+        if numbers := _computed_alike(members, range(members[0].units - 1, 0, -1), agrees):
+            counts[family] = numbers
+            if len(members) > 1 and not agrees(_first(members[:1], numbers[0])):
+                ties.append(tuple(members))
         else:
             left.append(members)
     for families in _together(left, lambda families: agrees(_all_but_one_part(families))):
@@ -124,6 +119,19 @@ def module_cuts(traced: TracedModel) -> Cuts:
         each_alone = len({len(members) for members in families}) == 1 and len(layers) > 1 and agrees(alone)
         ties += layers if each_alone else [tuple(group for members in families for group in members)]
     return Cuts(counts, tuple(ties))
+
+
+def _computed_alike(
+    members: Sequence[PruningGroup], numbers: Sequence[int], agrees: Callable[[Keep], bool]
+) -> tuple[int, ...]:
+    """Of some falling numbers of units for a family those with which the module form agrees; the first stands for all.
+
+    Multiples of ``STEP`` where that one does not: the kernels of experts want rows that are aligned.
+    """
+    for some in (tuple(numbers), tuple(number for number in numbers if number % STEP == 0)):
+        if some and agrees(_first(members, some[0])):
+            return some
+    return ()
 
 
 Families = Sequence[Sequence[PruningGroup]]
@@ -251,15 +259,15 @@ def patterned(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generat
 def config_cuts(traced: TracedModel) -> Cuts:
     """What the config of a transformers model can express.
 
-    All groups of a family then keep the same number of units. A family with a buffer that is not saved (rotary
-    frequencies) is not among them: it would be computed anew from the config. Families that can only be cut together
-    are tried with values too, since a config that has their size may use it for more: attention then divides by the
-    root of the new one.
+    All groups of a family then keep the same number of units, and the module form agrees with the graph form. A family
+    with a buffer that is not saved (rotary frequencies) is not among them: it would be computed anew from the config.
+    Of families that can only be cut together the model that the config makes is run too, since a config that has
+    their size may use it for more: attention then divides by the root of the new one.
     """
     config = _config(traced.program.module)
     if config is None:
         return Cuts({})
-    ask = _ConfigCheck.of(traced, config)
+    ask, agrees = _ConfigCheck.of(traced, config), _check_of(traced)
     counts: dict[str, tuple[int, ...]] = {}
     left: list[list[PruningGroup]] = []
     for family, members in _families(traced.groups.cuttable):
@@ -267,8 +275,8 @@ def config_cuts(traced: TracedModel) -> Cuts:
             counts[family] = tuple(range(members[0].units - 1, 0, -1))  # no config knows of adapters
         elif any(_is_computed(traced, member.parameter) for group in members for member in group.members):
             continue
-        elif accepted := ask.accepted([members]):
-            counts[family] = tuple(accepted)
+        elif accepted := _computed_alike(members, ask.accepted([members]), agrees):
+            counts[family] = accepted
         else:
             left.append(members)
     ties: list[tuple[PruningGroup, ...]] = []

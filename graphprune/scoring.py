@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +46,7 @@ def score(
     chosen = criterion_by_name(criterion, **options) if isinstance(criterion, str) else criterion
     if "gates" in chosen.needs:
         return score_units(traced, chosen, gates=_gates(traced, chosen, data, loss, slots))
-    if data is not None and len(chosen.needs) > 1:
+    if data is not None and len(chosen.needs) > 1 and not isinstance(data, Sequence):
         data = list(data)  # it is gone through once for each need
     gradients, inputs = _collect(traced, chosen, data, loss)
     if data is None or "lora_gradients" not in chosen.needs:

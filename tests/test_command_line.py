@@ -122,7 +122,34 @@ def test_verbose_lets_other_libraries_speak_for_one_command(model: Path, text: P
     assert "Loading weights" in verbose
     assert "perplexity of tiny on 1 windows of 16 tokens …\n" in verbose
     assert " of memory so far)" in verbose
-    assert len(usual.splitlines()) == 1
+    assert [line.rpartition(" (")[0] for line in usual.splitlines()] == [
+        "perplexity of tiny on 1 windows of 16 tokens",
+        "time a forward pass over 16 tokens",
+    ]
+
+
+def test_a_terminal_shows_how_far_it_is(model: Path, text: Path) -> None:
+    """On a pseudo-terminal, since it is only there that a bar is drawn."""
+    pty, main = pytest.importorskip("pty"), "from graphprune.cli import main; main()"
+    ours, theirs = pty.openpty()
+    arguments = ["eval", str(model), "--text", str(text), "--window", "16", "--windows", "3", "--batch-size", "1"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    with subprocess.Popen(
+        [sys.executable, "-c", main, *arguments], stdout=theirs, stderr=theirs, env=environment
+    ) as run:
+        os.close(theirs)
+        shown = b""
+        while run.poll() is None or shown[-1:] == b"":
+            try:
+                shown += os.read(ours, 1 << 16)
+            except OSError:  # the other side is closed
+                break
+    os.close(ours)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert run.returncode == 0, drawn
+    assert re.search(r"perplexity of tiny on 3 windows.* ━+ 3/3 +0\.0 s left", drawn), drawn
+    assert re.search(r"time a forward pass over 16 tokens ━+ 6/6 ", drawn), drawn
+    assert re.search(r"\sperplexity of tiny on 3 windows of 16 tokens \([\d.]+ s\)", drawn), drawn
 
 
 # --- options that make no sense --------------------------------------------------------------------------------------
@@ -192,6 +219,18 @@ def test_a_file_that_says_nothing_sensible(tmp_path: Path, text: str, says: str)
     path.write_text(text, encoding="utf-8")
     result = run("prune", "--config", path)
     assert (result.exit_code, result.stderr) == (2, f"error: {path} {says}\n")
+
+
+def test_the_file_in_the_documentation_is_read(tmp_path: Path) -> None:
+    from graphprune.cli.run_file import read_run
+
+    page = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    block = re.search(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    (tmp_path / "run.yaml").write_text(block[1], encoding="utf-8")
+    read = read_run(tmp_path / "run.yaml")
+    assert read.run.keys() == {"model", "output", "text"}
+    assert read.settings["learning_rate"] == 5e-4
 
 
 @pytest.mark.parametrize(("left_out", "hint"), [("model", "'MODEL'"), ("output", "'--output'"), ("ratio", "'--ratio'")])

@@ -17,6 +17,7 @@ LAYERS: list[set[str]] = [
         "graphprune.distributed",
         "graphprune.files",
         "graphprune.onnx",
+        "graphprune.progress",
         "graphprune.quiet",
         "graphprune.schedule",
         "graphprune.tables",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SourceError
 from ..files import refuse_existing
 from ..plan import PruningPlan
-from .console import say, show, stage
+from .console import counted, show, stage
 
 if TYPE_CHECKING:
     from ..compact import CompactModel
@@ -125,10 +125,7 @@ def _by_shard(plan: PruningPlan, source: Path, adapter: Path | None, output: Pat
     from ..export.checkpoint import rewrite_checkpoint
     from ..sources.adapter import tokenizer_place
 
-    def progress(done: int, total: int, name: str) -> None:
-        say(f"  {done + 1} of {total}: {name}")
-
-    with stage(f"cut the files of {source}"):
+    with counted(f"cut the files of {source}") as progress:
         place = source if adapter is None else tokenizer_place(adapter, source)
         report = rewrite_checkpoint(
             plan,

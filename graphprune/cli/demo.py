@@ -32,13 +32,14 @@ from ..export.onnx import export_onnx
 from ..files import new_directory, refuse_existing
 from ..pipeline import rewrite
 from ..plan import PruningPlan
+from ..progress import Progress
 from ..report.tables import Measurement, comparison_table, groups_table, to_markdown
 from ..sources import demo_model_directory, load_model, load_text, windows
 from ..traced import TracedModel
 from ..training.config import PruneConfig
 from ..training.oneshot import plan_at_once
 from .apply import checked
-from .console import duration, say, show, show_table, stage
+from .console import counted, duration, say, show, show_table, stage
 from .evaluate import milliseconds
 from .inspect import show_summary, trace_on_meta
 from .models import Opened, open_onnx
@@ -105,8 +106,8 @@ def demo(
         scratch.mkdir()
         variants = [_measure("dense", dense, None, meta, held_out, scratch / "dense.onnx")]
 
-        with stage("score once and select, without tuning"):
-            traced, plan, _ = plan_at_once(load_model(source)[0], training, config)
+        with counted("score once and select, without tuning") as progress:
+            traced, plan, _ = plan_at_once(load_model(source)[0], training, config, progress=progress)
         compact = _cut(traced, plan)
         del traced, plan  # with the model and its adapters: memory for what follows
         variants.append(
@@ -125,8 +126,8 @@ def demo(
 
         with stage("save the model"):
             saved = save(_with_story(compact, source, split.name), directory / "model", tokenizer)
-        with stage(f"time a forward pass over {WINDOW} tokens"):
-            table = comparison_table(_timed(variants, held_out[:1]))
+        with counted(f"time a forward pass over {WINDOW} tokens") as progress:
+            table = comparison_table(_timed(variants, held_out[:1], progress))
         with stage("generate a sentence"):
             sentence = generate(compact.module, tokenizer, prompt)
         (directory / "report.md").write_text(to_markdown(table), encoding="utf-8")
@@ -195,8 +196,8 @@ def _measure(
     name: str, module: Any, plan: PruningPlan | None, meta: TracedModel, held_out: torch.Tensor, onnx_file: Path
 ) -> Variant:
     """Everything about a model but its speed, and its ONNX file."""
-    with stage(f"perplexity: {name}"):
-        score = perplexity(module, held_out)
+    with counted(f"perplexity: {name}") as progress:
+        score = perplexity(module, held_out, progress=progress)
     say(f"  {score:.2f}")
     with stage(f"export to ONNX and compare with torch: {name}"):
         report = export_onnx(module, onnx_file)
@@ -211,11 +212,11 @@ def _measure(
     return Variant(row, module, open_onnx(onnx_file))
 
 
-def _timed(variants: Sequence[Variant], ids: torch.Tensor) -> list[Measurement]:
+def _timed(variants: Sequence[Variant], ids: torch.Tensor, progress: Progress) -> list[Measurement]:
     """The rows with the time of a forward pass in torch and in onnxruntime."""
     torch_models = [replace(each.onnx, forward=each.module, module=each.module) for each in variants]
     onnx_models = [each.onnx for each in variants]
-    times = milliseconds([*torch_models, *onnx_models], [ids] * (2 * len(variants)))
+    times = milliseconds([*torch_models, *onnx_models], [ids] * (2 * len(variants)), progress=progress)
     pairs = zip(times[: len(variants)], times[len(variants) :], strict=True)
     return [
         replace(each.row, torch_ms=ours, onnx_ms=theirs) for each, (ours, theirs) in zip(variants, pairs, strict=True)

@@ -12,9 +12,10 @@ import torch
 
 from ..errors import SourceError
 from ..evaluation import counted_tokens, interleaved_milliseconds, perplexity
+from ..progress import Progress
 from ..report.tables import Measurement, comparison_table, to_markdown
 from ..sources.text import load_text, windows
-from .console import show, show_table, stage
+from .console import counted, show, show_table
 from .models import Opened, open_model, tokenizer_of
 
 
@@ -64,9 +65,10 @@ def evaluate(
     for model, reader in zip(opened, _tokenizers(opened, tokenizer), strict=True):
         ids = windows(reader, content, window, stride=stride)[:limit]
         pieces.append(ids)
-        with stage(f"perplexity of {model.name} on {len(ids)} windows of {window} tokens"):
-            rows.append(measured(model, ids, stride=stride, batch_size=batch_size))
-    times = milliseconds(opened, [ids[:1] for ids in pieces])
+        with counted(f"perplexity of {model.name} on {len(ids)} windows of {window} tokens") as progress:
+            rows.append(measured(model, ids, stride=stride, batch_size=batch_size, progress=progress))
+    with counted(f"time a forward pass over {window} tokens") as progress:
+        times = milliseconds(opened, [ids[:1] for ids in pieces], progress=progress)
     rows = [_with_time(row, model, time) for row, model, time in zip(rows, opened, times, strict=True)]
     table = comparison_table(rows)
     if markdown:
@@ -81,17 +83,24 @@ def evaluate(
 
 
 def measured(
-    model: Opened, ids: torch.Tensor, *, stride: int | None = None, batch_size: int | None = None
+    model: Opened,
+    ids: torch.Tensor,
+    *,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Measurement:
     """Perplexity and size of a model."""
-    found = perplexity(model.forward, ids, stride=stride, batch_size=batch_size)
+    found = perplexity(model.forward, ids, stride=stride, batch_size=batch_size, progress=progress)
     return Measurement(model.name, model.parameters, perplexity=found, file_size=model.file_size)
 
 
-def milliseconds(models: Sequence[Opened], ids: Sequence[torch.Tensor], *, runs: int = 5) -> list[float]:
+def milliseconds(
+    models: Sequence[Opened], ids: Sequence[torch.Tensor], *, runs: int = 5, progress: Progress | None = None
+) -> list[float]:
     """The least time of a forward pass of each model over its ids, all measured in turn."""
     forwards = [partial(model.forward, input_ids=each) for model, each in zip(models, ids, strict=True)]
-    return interleaved_milliseconds(forwards, runs=runs)
+    return interleaved_milliseconds(forwards, runs=runs, progress=progress)
 
 
 def _range(counts: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..files import refuse_existing
 from ..report.tables import file_size
-from .console import show, stage
+from .console import counted, show
 
 if TYPE_CHECKING:
     from ..export.gguf import Dtype
@@ -27,7 +27,7 @@ def gguf(model: str, output: Path, *, dtype: Dtype) -> None:
     from ..export.gguf import export_gguf
     from ..sources.model import find_model
 
-    with stage(f"write {output}"):
-        report = export_gguf(find_model(model), output, dtype=dtype)
+    with counted(f"write {output}") as progress:
+        report = export_gguf(find_model(model), output, dtype=dtype, progress=progress)
     tokens = f"{report.tokens:,} tokens" if report.tokens else "no tokenizer"
     show(f"{output}: {file_size(report.bytes)}, {dtype}, {report.tensors} tensors, {tokens}; llama.cpp runs it")

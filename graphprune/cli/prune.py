@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import OutputExistsError, TrainingError
 from ..files import refuse_existing
 from .apply import save_and_tell
-from .console import TuningProgress, show, stage
+from .console import TuningProgress, counted, show, stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,8 +68,8 @@ def prune(
         result = tuned(module, tokenizer, ids, config, run_directory, resume=resume)
         traced, plan = result.traced, result.plan
     else:
-        with stage(f"trace and score ({config.criterion})"):
-            traced, plan, _ = plan_at_once(module, ids, config)
+        with counted(f"trace and score ({config.criterion})") as progress:
+            traced, plan, _ = plan_at_once(module, ids, config, progress=progress)
     with stage("rewrite and verify"):
         compact = result.compact(adapters=adapters) if tune else rewrite(traced, plan, adapters=adapters)
         about = {**compact.plan.about, "source": model, "text": split.name, "tuned": tune, "settings": asdict(config)}

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..errors import ExportError
 from ..files import new_file, refuse_existing
+from ..progress import Progress, Watched
 from ..version import __version__
 from .manifest import PLAN, read_object, read_plan, weight_files
 
@@ -87,11 +88,14 @@ class GGUFReport:
     tokens: int
 
 
-def export_gguf(directory: str | Path, path: str | Path, *, dtype: Dtype = "f16") -> GGUFReport:
+def export_gguf(
+    directory: str | Path, path: str | Path, *, dtype: Dtype = "f16", progress: Progress | None = None
+) -> GGUFReport:
     """Write the model in a directory, its tokenizer included, to a new GGUF file.
 
     The directory is one that transformers loads, such as ``gp.save`` writes where all layers are alike; one file of its
     weights is in memory at a time, and no model is made. Without a tokenizer the file has tokens by number only.
+    ``progress`` is called with the tensors that are written, and how many there are.
 
     Raises:
         OutputExistsError: ``path`` exists.
@@ -118,7 +122,7 @@ def export_gguf(directory: str | Path, path: str | Path, *, dtype: Dtype = "f16"
         writer: Any = gguf.GGUFWriter(temporary, family.architecture)
         _write_description(writer, gguf, directory, config, dtype)
         _write_vocabulary(writer, gguf, directory, config, vocabulary)
-        count = _write_tensors(writer, gguf, files, names, config, family, dtype)
+        count = _write_tensors(writer, gguf, files, names, config, family, dtype, progress)
         writer.close()
     return GGUFReport(path, path.stat().st_size, count, len(vocabulary.tokens) if vocabulary else 0)
 
@@ -237,7 +241,14 @@ def _write_vocabulary(
 
 
 def _write_tensors(
-    writer: Any, gguf: Any, files: list[Path], names: Any, config: Mapping[str, Any], family: Family, dtype: Dtype
+    writer: Any,
+    gguf: Any,
+    files: list[Path],
+    names: Any,
+    config: Mapping[str, Any],
+    family: Family,
+    dtype: Dtype,
+    progress: Progress | None,
 ) -> int:
     """Write all tensors, the header first: it says where each will lie, so shapes are read before values are."""
     kinds = gguf.GGMLQuantizationType
@@ -256,7 +267,7 @@ def _write_tensors(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for file, name, kind in found:
+    for file, name, kind in Watched(found, progress):
         with safe_open(file, framework="pt") as stored:
             tensor = _converted(name, stored.get_tensor(name), config, family)
         values = np.ascontiguousarray(tensor.to(torch.float32).numpy())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..compensation import compensate
 from ..pipeline import trace
 from ..plan import PruningPlan
+from ..progress import Progress, Watched
 from ..reconstruction import reconstruct
 from ..scores import Scores
 from ..scoring import score
@@ -26,7 +27,9 @@ class AtOnce(NamedTuple):
     scores: Scores
 
 
-def plan_at_once(model: nn.Module, windows: Tensor, config: PruneConfig, *, batches: int = 8) -> AtOnce:
+def plan_at_once(
+    model: nn.Module, windows: Tensor, config: PruneConfig, *, batches: int = 8, progress: Progress | None = None
+) -> AtOnce:
     """The plan from the scores of the model as it is, on the first batches of a text.
 
     A criterion that needs gradients of adapters gets fresh ones, which change nothing of what the model computes. One
@@ -38,6 +41,7 @@ def plan_at_once(model: nn.Module, windows: Tensor, config: PruneConfig, *, batc
         windows: token ids ``[n, length]``.
         config: the settings; those of tuning are not used.
         batches: how many batches of ``config.batch_size`` windows are scored.
+        progress: called with the batches that are done, and how many there are.
 
     Raises:
         CaptureError: the model can't be traced.
@@ -50,7 +54,8 @@ def plan_at_once(model: nn.Module, windows: Tensor, config: PruneConfig, *, batc
         model = with_adapters(model, config)
     traced = trace(model)
     size = 1 if "squared_gradients" in criterion.needs else config.batch_size
-    data = [{"input_ids": batch} for batch in windows[: config.batch_size * batches].split(size)]
+    pieces = windows[: config.batch_size * batches].split(size)
+    data = Watched([{"input_ids": batch} for batch in pieces], progress)
     scores = score(traced, criterion, data=data if criterion.needs else None)
     plan = select(traced, scores, ratio=config.ratio, **config.selection())
     match config.make_up:
