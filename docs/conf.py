@@ -24,13 +24,14 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = f"graphprune {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
-html_copy_source = False
+html_copy_source = html_show_copyright = False
 html_show_sourcelink = False
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
