@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .pipeline import rewrite, trace
     from .plan import GroupPlan, PruningPlan
     from .reconstruction import reconstruct
+    from .report.run import RunReport, report_run
+    from .report.run_page import write_report
     from .rules import resize_rule, rule
     from .scores import Scores
     from .scoring import score
@@ -56,6 +58,7 @@ _MODULES = {
     "Pruner": "training.pruner",
     "PruningGroup": "groups",
     "PruningPlan": "plan",
+    "RunReport": "report.run",
     "Scores": "scores",
     "TracedModel": "traced",
     "compensate": "compensation",
@@ -68,6 +71,7 @@ _MODULES = {
     "merge_adapters": "adapters",
     "prune": "api",
     "push_to_hub": "export.hub",
+    "report_run": "report.run",
     "resize_rule": "rules",
     "rewrite": "pipeline",
     "rule": "rules",
@@ -75,6 +79,7 @@ _MODULES = {
     "score": "scoring",
     "select": "selection",
     "trace": "pipeline",
+    "write_report": "report.run_page",
 }
 """Where each name comes from. It is imported when it is first used: torch alone takes a second, and ``--help`` needs
 neither it nor transformers or onnx."""
@@ -105,6 +110,7 @@ __all__ = [
     "Pruner",
     "PruningGroup",
     "PruningPlan",
+    "RunReport",
     "Scores",
     "TracedModel",
     "__version__",
@@ -118,6 +124,7 @@ __all__ = [
     "prune",
     "push_to_hub",
     "reconstruct",
+    "report_run",
     "resize_rule",
     "rewrite",
     "rule",
@@ -125,4 +132,5 @@ __all__ = [
     "score",
     "select",
     "trace",
+    "write_report",
 ]

@@ -117,7 +117,9 @@ def to_markdown(table: Table) -> str:
 
 def to_html(table: Table, title: str = "") -> str:
     """The table as HTML, all of its text escaped: in the colours of the page or the notebook that it stands in."""
-    sides = ["right" if column.number else "left" for column in table.columns]
+    sides = [
+        "right" if column.number else "left" + ";overflow-wrap:anywhere" * column.breaks for column in table.columns
+    ]
     titles = [column.title.replace("\n", " ") for column in table.columns]
     head = "".join(_cell("th", text, side) for text, side in zip(titles, sides, strict=True))
     head = f"<thead><tr>{head}</tr></thead>\n" if any(titles) else ""

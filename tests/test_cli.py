@@ -567,10 +567,10 @@ def test_the_demo_on_a_tiny_model(model: Path, text: Path, tmp_path: Path) -> No
     assert result.exit_code == 0, result.output
     rows = [line for line in result.stdout.splitlines() if line.startswith(("dense ", "pruned, "))]
     assert len(rows) == 3
-    assert sorted(path.name for path in output.iterdir()) == ["model", "model.onnx", "report.md"]
+    assert sorted(path.name for path in output.iterdir()) == ["model", "model.onnx", "report"]
     assert _load(output / "model").num_parameters() == pytest.approx(0.8 * 23_840, rel=0.01)
     assert "The pruned and tuned model writes: An object in Python is" in result.stdout
-    for name in ("model", "model.onnx", "report.md"):
+    for name in ("model", "model.onnx", "report/report.html"):
         assert f"{output / name} " in result.stdout
 
 

@@ -5,7 +5,7 @@
 3. Prune it at once (untuned), by the same criterion and to the same ratio.
 4. Prune it while it is fine-tuned (tuned).
 5. Export all three to ONNX, compare each with torch, and time them in turn.
-6. Save the tuned model, its ONNX file and the table.
+6. Save the tuned model, its ONNX file and the report.
 
 Everything is written to a temporary directory that gets its name at the end: a demo that is interrupted leaves nothing.
 """
@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,13 @@ from ..files import new_directory, refuse_existing
 from ..pipeline import rewrite
 from ..plan import PruningPlan
 from ..progress import Progress
-from ..report.tables import Measurement, comparison_table, groups_table, to_markdown
+from ..report.run import ScoreRow, report_run, score_rows
+from ..report.run_page import PAGE, write_report
+from ..report.tables import Measurement, comparison_table, groups_table
 from ..sources import demo_model_directory, load_model, load_text, windows
 from ..traced import TracedModel
 from ..training.config import PruneConfig
+from ..training.metrics import LoggedStep
 from ..training.oneshot import plan_at_once
 from .apply import checked
 from .console import counted, duration, say, show, show_table, stage
@@ -44,6 +47,7 @@ from .evaluate import milliseconds
 from .inspect import show_summary, trace_on_meta
 from .models import Opened, open_onnx
 from .prune import tuned
+from .report import DIRECTORY, TUNED_AND_NOT, or_warn
 
 WINDOW = 128
 PROMPT = "An object in Python is"
@@ -119,6 +123,9 @@ def demo(
         except TrainingInterrupted:
             raise KeyboardInterrupt from None  # nothing is kept of a demo, so there is nothing to go on with
         compact = _cut(result.traced, result.plan)
+        known: tuple[Sequence[ScoreRow], Sequence[LoggedStep]] = ((), result.history)
+        with or_warn(output / DIRECTORY):
+            known = (() if result.scores is None else score_rows(result.traced, result.plan, result.scores), known[1])
         del result
         variants.append(
             _measure("pruned, tuned", compact.module, compact.plan, meta, held_out, directory / "model.onnx")
@@ -127,18 +134,19 @@ def demo(
         with stage("save the model"):
             saved = save(_with_story(compact, source, split.name), directory / "model", tokenizer)
         with counted(f"time a forward pass over {WINDOW} tokens") as progress:
-            table = comparison_table(_timed(variants, held_out[:1], progress))
+            models = _timed(variants, held_out[:1], progress)
         with stage("generate a sentence"):
             sentence = generate(compact.module, tokenizer, prompt)
-        (directory / "report.md").write_text(to_markdown(table), encoding="utf-8")
+        with or_warn(output / DIRECTORY), stage("write the report"):
+            notes = (*_how(held_out), TUNED_AND_NOT, f"The pruned and tuned model is {checked(compact)}.")
+            about: dict[str, Any] = {"title": Path(source).name, "notes": notes, "settings": asdict(config)}
+            report = report_run(meta, compact.plan, models, scores=known[0], history=known[1], **about)
+            write_report(report, directory / DIRECTORY)
         shutil.rmtree(scratch)
     show()
-    show_table(table)
+    show_table(comparison_table(models))
     show()
-    show(
-        f"perplexity on {len(held_out)} held-out windows of {WINDOW} tokens; MACs and ms of a forward pass over "
-        f"{WINDOW} tokens, {torch.get_num_threads()} threads; file: ONNX"
-    )
+    show("; ".join(_how(held_out)))
     show()
     show(f"The pruned and tuned model writes: {sentence}")
     show()
@@ -147,11 +155,12 @@ def demo(
         output / "model": f"the model; {form} loads it",
         output / "model" / "plan.json": "what is kept; graphprune apply uses it",
         output / "model.onnx": "the model for onnxruntime",
-        output / "report.md": "the table",
+        output / DIRECTORY / PAGE: "what was cut and what came of it, for a browser",
     }
     width = max(len(str(path)) for path in written)
     for path, what in written.items():
-        show(f"{path!s:{width}}  {what}")
+        if path.exists():  # of a report that failed a warning was given
+            show(f"{path!s:{width}}  {what}")
     say(f"all of it took {duration(time.perf_counter() - start)}")
 
 
@@ -221,6 +230,16 @@ def _timed(variants: Sequence[Variant], ids: torch.Tensor, progress: Progress) -
     return [
         replace(each.row, torch_ms=ours, onnx_ms=theirs) for each, (ours, theirs) in zip(variants, pairs, strict=True)
     ]
+
+
+def _how(held_out: torch.Tensor) -> tuple[str, ...]:
+    """How the models are measured, in lines."""
+    threads = torch.get_num_threads()
+    return (
+        f"perplexity on {len(held_out)} held-out windows of {WINDOW} tokens",
+        f"MACs and ms of a forward pass over {WINDOW} tokens, {threads} thread{'s' * (threads != 1)}",
+        "file: ONNX",
+    )
 
 
 def _with_story(compact: CompactModel, source: str, text: str) -> CompactModel:

@@ -35,7 +35,9 @@ def prune(
 
     ``adapter`` is put on the model and trained on, in place of a new one; without it ``model`` may be an adapter, which
     names its model. With ``bits`` the weights are stored in so few bits while they are tuned; the result has plain
-    ones. Checkpoints lie in ``output`` with ``.run`` at its end, which is removed once the model is saved.
+    ones. Checkpoints lie in ``output`` with ``.run`` at its end, which is removed once the model is saved. After that
+    a report is written to ``output/report``, for which the model and what is left of it are measured; a failure there
+    is a warning.
 
     Raises:
         OutputExistsError: ``output`` exists, or an earlier run that would have to be resumed.
@@ -48,30 +50,27 @@ def prune(
         _check_run(run_directory, resume=resume)
 
     from ..pipeline import rewrite
+    from ..report.run import score_rows
     from ..selection import removed_share
-    from ..sources.adapter import is_adapter, load_adapted
-    from ..sources.model import load_model
     from ..sources.text import load_text, windows
     from ..training.oneshot import plan_at_once
+    from .report import DIRECTORY, measured_report, or_warn, write_and_tell
 
     split = load_text(text)
     with stage(f"load {model}" + ("" if adapter is None else f" and the adapter {adapter}")):
-        if adapter is not None:
-            module, tokenizer = load_adapted(adapter, model, bits=bits)
-        elif is_adapter(model):
-            module, tokenizer = load_adapted(model, bits=bits)
-        else:
-            module, tokenizer = load_model(model, bits=bits)
+        module, tokenizer = _load(model, adapter, bits)
     ids = windows(tokenizer, split.train, config.window)
     adapters: Literal["merge", "keep"] = "merge" if merge else "keep"
+    result: TuneResult | None = None
     if tune:
         result = tuned(module, tokenizer, ids, config, run_directory, resume=resume)
-        traced, plan = result.traced, result.plan
+        traced, plan, scores, history = result.traced, result.plan, result.scores, result.history
     else:
         with counted(f"trace and score ({config.criterion})") as progress:
-            traced, plan, _ = plan_at_once(module, ids, config, progress=progress)
+            traced, plan, scores = plan_at_once(module, ids, config, progress=progress)
+        history = ()
     with stage("rewrite and verify"):
-        compact = result.compact(adapters=adapters) if tune else rewrite(traced, plan, adapters=adapters)
+        compact = rewrite(traced, plan, adapters=adapters) if result is None else result.compact(adapters=adapters)
         about = {**compact.plan.about, "source": model, "text": split.name, "tuned": tune, "settings": asdict(config)}
         if adapter is not None:
             about["adapter"] = str(adapter)
@@ -81,7 +80,36 @@ def prune(
     save_and_tell(compact, output, tokenizer, of_prunable=removed_share(traced, plan, of="prunable"))
     if tune:
         shutil.rmtree(run_directory, ignore_errors=True)
+    with or_warn(output / DIRECTORY):
+        rows = () if scores is None else score_rows(traced, plan, scores)
+        del module, result, traced  # memory for the dense model, which tuning has changed
+        with stage(f"load {model} again"):
+            dense = _dense(model, adapter, config, merge=merge)
+        title = Path(model).expanduser().resolve().name if Path(model).expanduser().exists() else model
+        report = measured_report(dense, compact, tokenizer, split, config, title=title, scores=rows, history=history)
+        write_and_tell(report, output / DIRECTORY)
     show(f"Compare it with the original: graphprune eval {model} {output}")
+
+
+def _load(model: str, adapter: Path | None, bits: Literal[8, 4] | None = None) -> tuple[Any, Any]:
+    """The model that is pruned, with an adapter where one was named, and its tokenizer."""
+    from ..sources.adapter import is_adapter, load_adapted
+    from ..sources.model import load_model
+
+    if adapter is not None:
+        return load_adapted(adapter, model, bits=bits)
+    return load_adapted(model, bits=bits) if is_adapter(model) else load_model(model, bits=bits)
+
+
+def _dense(model: str, adapter: Path | None, config: PruneConfig, *, merge: bool) -> Any:
+    """The model that the result is compared with: as it was before tuning, with adapters where the result has some."""
+    from ..adapters import adapter_layers
+    from ..training.finetune import with_adapters
+
+    module, _ = _load(model, adapter)
+    if not merge:
+        return with_adapters(module, config)
+    return module.merge_and_unload() if adapter_layers(module) else module
 
 
 def run_directory_of(output: Path) -> Path:

@@ -28,7 +28,8 @@ def run(directory: Path, config: PruneConfig = CONFIG, **options: object) -> Tun
 
 def assert_same(result: TuneResult, expected: TuneResult) -> None:
     assert result.plan == expected.plan
-    assert result.losses == expected.losses
+    assert result.history == expected.history
+    assert [each.step for each in result.history] == list(range(1, len(result.history) + 1))
     assert result.scores is not None
     assert expected.scores is not None
     assert all(torch.equal(result.scores[name], value) for name, value in expected.scores.items())

@@ -1,0 +1,148 @@
+"""The report that ``graphprune prune`` and ``graphprune demo`` write beside the model, once that is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..budget import mac_cost
+from ..compact import CompactModel
+from ..evaluation import counted_tokens, interleaved_milliseconds, perplexity
+from ..pipeline import trace
+from ..quiet import first_line
+from ..report.run import RunReport, ScoreRow, report_run
+from ..report.run_figures import can_draw
+from ..report.run_page import NO_FIGURES, PAGE, write_report
+from ..report.tables import Measurement
+from ..sources.text import windows
+from .apply import checked
+from .console import say, show, stage
+
+if TYPE_CHECKING:
+    from ..sources.text import TextSplit
+    from ..training.config import PruneConfig
+    from ..training.metrics import LoggedStep
+
+DIRECTORY = "report"
+"""The name of the directory of the report, beside what the run gave."""
+
+MOST_WINDOWS = 32
+"""So many held-out windows are scored at most: enough to see what pruning did, and a small part of what tuning took."""
+
+RUNS = 5
+"""How often each model is timed."""
+
+
+@contextmanager
+def or_warn(directory: Path) -> Iterator[None]:
+    """Say in a line that there is no report, where the block fails: a run that has ended well is not to fail for it."""
+    try:
+        yield
+    except Exception as error:
+        say(f"warning: no report was written to {directory}: {type(error).__name__}: {first_line(error)}")
+
+
+def measured_report(
+    dense: nn.Module,
+    compact: CompactModel,
+    tokenizer: Any,
+    split: TextSplit,
+    config: PruneConfig,
+    *,
+    title: str,
+    scores: Sequence[ScoreRow],
+    history: Sequence[LoggedStep],
+) -> RunReport:
+    """The report of a run, for which both models are measured on the held-out part of its text."""
+    device = next(compact.parameters()).device
+    dense = dense.to(device)
+    ids = windows(tokenizer, split.held_out, config.window)[:MOST_WINDOWS].to(device)
+    with stage("count multiply-accumulates"):
+        # a batch of two: the graph of one would have no dim for the batch
+        traced = trace(dense, kwargs={"input_ids": ids[:1].repeat(2, 1)})
+        cost = mac_cost(traced.inference)
+        counts = {atom: kept.count for atom, kept in compact.plan.keep(traced).items()}
+    with stage(f"perplexity of both models on {len(ids)} windows of {config.window} tokens"):
+        found = [perplexity(module, ids) for module in (dense, compact.module)]
+    with stage("time both models"):
+        forwards = [_forward(module, ids[:1]) for module in (dense, compact.module)]
+        dense_ms, ours_ms = interleaved_milliseconds(forwards, runs=RUNS)
+    tuned = bool(history)
+    models = (
+        Measurement("dense", traced.parameter_count, cost({}) // 2, found[0], dense_ms),
+        Measurement(
+            "pruned, tuned" if tuned else "pruned", compact.parameter_count, cost(counts) // 2, found[1], ours_ms
+        ),
+    )
+    notes = (
+        f"Perplexity on the first {len(ids)} windows of {config.window} tokens of the held-out part of {split.name}: "
+        f"{counted_tokens(ids):,} tokens count.",
+        *((TUNED_AND_NOT,) if tuned else ()),
+        f"MACs and time of a forward pass over one window of {config.window} tokens. The time is the least of {RUNS}, "
+        f"both models in turn, on {_machine(device)}.",
+        *made_up(config),
+        f"The pruned model is {checked(compact)}.",
+    )
+    return report_run(
+        traced,
+        compact.plan,
+        models,
+        title=title,
+        scores=scores,
+        history=history,
+        notes=notes,
+        settings=asdict(config),
+    )
+
+
+TUNED_AND_NOT = (
+    "The dense model was not tuned on this text, and the pruned one was: a lower perplexity says that tuning fits the "
+    "text, not that pruning helps."
+)
+
+
+def made_up(config: PruneConfig) -> tuple[str, ...]:
+    """What is to be said of scores where the weights that stay make up for others."""
+    if config.make_up != "weights":
+        return ()
+    return (
+        "Units were selected by what is lost once the others make up for them, which starts from the scores shown.",
+    )
+
+
+def write_and_tell(report: RunReport, directory: Path, *, place: Path | None = None) -> None:
+    """Write a report, and say where it is; ``place`` is where the directory will lie in the end.
+
+    Raises:
+        OutputExistsError: the directory exists.
+        DiskFullError: the disk is full.
+    """
+    with stage("write the report"):
+        write_report(report, directory)
+    show(f"{(place or directory) / PAGE}: what was cut and what came of it, for a browser")
+    if not can_draw():
+        say(NO_FIGURES)
+
+
+def _forward(module: nn.Module, ids: Tensor) -> Callable[[], Any]:
+    """A forward pass that ends when its result is there."""
+
+    def forward() -> None:
+        module(input_ids=ids)
+        if ids.device.type != "cpu":
+            torch.accelerator.synchronize(ids.device)
+
+    return forward
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"the CPU with {threads} thread{'s' * (threads != 1)}"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
