@@ -61,6 +61,9 @@ STAND_INS = {"convert_hf_to_gguf.py": "in the repository of llama.cpp"}
 
 def _parse(arguments: list[str]) -> None:
     words = _without_redirection(arguments)
+    if all(word.startswith("-") for word in words):
+        assert CliRunner().invoke(app, ["--help"]).output.count(words[0]), f"there is no option {words[0]}"
+        return
     place = next(place for place, word in enumerate(words) if not word.startswith("-"))
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert words[place] in commands, f"there is no command {words[place]}"
@@ -91,10 +94,12 @@ def _without_redirection(words: list[str]) -> list[str]:
 def run(command: list[str], directory: Path) -> None:
     """Run a command of graphprune, or a training on two processes, in the current directory with what stands in it."""
     program, *arguments = command
+    if program == "graphprune" and arguments == ["--install-completion"]:
+        return  # it would change the shell of who runs the tests
     if program == "graphprune":
         words = _without_redirection(arguments)
         for option, value in SHRUNK.get(words[0], {}).items():
-            if option not in words and not (option == "--text" and "--config" in words):
+            if option not in words and "--config" not in words:
                 words = [*words, option, value]
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, f"{' '.join(command)}: {result.output}"

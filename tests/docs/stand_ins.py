@@ -21,11 +21,13 @@ from ..tiny import save_tiny_llama
 
 SLOW = {
     "README.md",
+    "docs/command-line.md",
     "docs/compaction.md",
     "docs/criteria.md",
     "docs/evaluation.md",
     "docs/onnx.md",
     "docs/quantised.md",
+    "docs/report.md",
     "docs/start.md",
     "prune_while_training",
     *(f"docs/recipes/{name}.md" for name in ("accelerate", "llama-lora", "qlora", "resume", "vit")),
@@ -56,6 +58,11 @@ def big_checkpoints(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any
     plan = halved(gp.trace(AutoModelForCausalLM.from_pretrained(directory / "MODEL")))
     plan.save(directory / "PLAN")
     return {"plan": plan}
+
+
+def command_line(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    save_tiny_llama(directory / "HuggingFaceTB" / "SmolLM2-135M-Instruct", num_hidden_layers=8)
+    return {}
 
 
 def compaction(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -184,13 +191,15 @@ def training(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     config = gp.PruneConfig(ratio=0.2, steps=2, window=16, interval=1)
 
     words = ["prune", "MODEL", "--ratio", "0.2", "-o", "OUT", "--text", "tune.txt", "--no-tune"]
-    assert CliRunner().invoke(app, [*words, "--criterion", "magnitude"]).exit_code == 0
+    short = ["--criterion", "magnitude", "--steps", "3", "--interval", "1", "--window", "16"]
+    assert CliRunner().invoke(app, [*words, *short]).exit_code == 0
     return {"config": config, "total_steps": 6}
 
 
 PAGES = {
     "README.md": readme,
     "docs/big-checkpoints.md": big_checkpoints,
+    "docs/command-line.md": command_line,
     "docs/compaction.md": compaction,
     "docs/concepts.md": concepts,
     "docs/criteria.md": criteria,
