@@ -27,13 +27,10 @@ from .errors import UnknownNameError
 from .groups import PruningGroup
 from .program import location
 from .rules.registry import operator_name
-from .tables import Column, Table, to_html
+from .tables import Column, Table, any_layer, to_html
 
 if TYPE_CHECKING:
     from .traced import TracedModel
-
-MOST_LISTED = 12
-"""More members of a group than this are counted and not listed."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +135,7 @@ def _group(traced: TracedModel, group: PruningGroup) -> Explanation:
     reason = f", since {group.reason}" if group.reason else ""
     if group.slot is not None:
         reason += f"; each of {group.slot.size} slots may keep its own units"
-    listed = [str(member) for member in group.members[:MOST_LISTED]]
-    if len(group.members) > MOST_LISTED:
-        listed.append(f"… and {len(group.members) - MOST_LISTED} more")
+    listed = [*_each_layer_once(map(str, group.members)), *_each_layer_once(_couplings(traced, group.atom))]
     solver = traced.inference.solver
     mark = solver.frozen.get(group.atom.id) or (
         solver.statistics.get(group.atom.id) if group.status == "statistics" else None
@@ -153,6 +148,22 @@ def _group(traced: TracedModel, group: PruningGroup) -> Explanation:
         return Explanation(about + reason, tuple(listed))
     end = f"{mark.reason}: {mark.cause.name if mark.cause.op == 'placeholder' else _step(mark.cause)}"
     return Explanation(about + reason, tuple(listed), str(first), tuple(map(_step, _each_once(calls))), end)
+
+
+def _couplings(traced: TracedModel, atom: Atom) -> Iterable[str]:
+    """The calls that make an atom the same axis in several places, in the order in which they run."""
+    graph = traced.dependency_graph
+    within = graph.subgraph([node for node in graph if _has(traced, node, atom)])
+    calls = {call for _, _, call in within.edges(data="node") if call is not None}
+    return (f"coupled by {_step(node)}" for node in traced.graph.graph.nodes if node in calls)
+
+
+def _each_layer_once(lines: Iterable[str]) -> list[str]:
+    """Lines that are alike but for numbers of layers and letters of axes as one, with how many they are."""
+    alike: dict[str, list[str]] = {}
+    for line in lines:
+        alike.setdefault(re.sub(r"\b[a-z]+:(?=\d)", "", any_layer(line)), []).append(line)
+    return [found[0] if len(found) == 1 else f"{any_layer(found[0])} ×{len(found)}" for found in alike.values()]
 
 
 def _parameter(traced: TracedModel, what: str, dims: Sequence[_Dim]) -> Explanation:

@@ -34,11 +34,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Titles and cells. Each row has as many cells as there are columns; ``notes`` stand below the rows."""
+    """Titles and cells. Each row has as many cells as there are columns; ``notes`` stand below the rows.
+
+    ``styles`` has for each row a style that a terminal shows its last cell in; empty where none has one.
+    """
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ()
 
 
 def groups_table(groups: Iterable[PruningGroup], *, every: bool = False) -> Table:

@@ -86,8 +86,9 @@ class TracedModel:
         """Why a group is cut or not, what the dims of a parameter are, or why two of them are cut together.
 
         ``what`` and ``other`` are a group, or the name of a group, of a parameter (``"layer.weight"``) or of one dim
-        of it (``"layer.weight[0]"``). Of a group this gives the members and, where it is frozen, the calls from its
-        first member to the one that freezes it; of two, the shortest path of calls between them. Print the result.
+        of it (``"layer.weight[0]"``). Of a group this gives the members, the calls that couple them and, where it is
+        frozen, those from its first member to the one that freezes it; of two, the shortest path of calls between them.
+        Print the result.
 
         Raises:
             UnknownNameError: the model has no group and no parameter of that name.

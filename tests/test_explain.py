@@ -154,11 +154,19 @@ def test_a_name_that_is_not_there(name: str, message: str) -> None:
 
 def test_on_the_command_line(tmp_path: Path) -> None:
     model = str(save_tiny_llama(tmp_path / "tiny"))
-    names = ["--explain", "model.layers.0.mlp.up_proj.weight[0]", "--explain", "model.layers.0.mlp.down_proj.weight"]
-    result = CliRunner().invoke(app, ["inspect", model, *names])
-    assert result.exit_code == 0, result.output
-    assert "are cut together (model.layers.0.mlp:channels)\n" in result.stdout
-    assert "  = mul in model.layers.0.mlp (" in result.stdout
-    result = CliRunner().invoke(app, ["inspect", model, *names, *names])
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1] == "error: --explain takes one name or two, not 4"
+    group, up = "model.layers.0.mlp:channels", "model.layers.0.mlp.up_proj.weight"
+
+    def said(*options: str) -> str:
+        result = CliRunner().invoke(app, ["inspect", model, *options])
+        assert result.exit_code == (2 if result.stderr else 0), result.output
+        return result.stdout or result.stderr.splitlines()[-1]
+
+    assert said("--group", group).startswith(f"{group}: 48 units of 96 parameters, prunable\n  ")
+    assert said("--param", up).startswith(f"{up} [48, 32]\n  [0]: g:48\n    {group}: 48 units, prunable\n")
+    why = said("--why", f"{up}[0]", "model.layers.0.mlp.down_proj.weight")
+    assert "are cut together (model.layers.0.mlp:channels)\n" in why
+    assert "  = mul in model.layers.0.mlp (" in why
+    assert said("--group", up) == f"error: {up} is a parameter and no group: --param says which groups it is in"
+    assert said("--param", group) == f"error: {group} is a group and no parameter: --group says what it is"
+    assert said("--group", "mlp:chanels").startswith("error: there is no group and no parameter 'mlp:chanels' in the")
+    assert said("--json", "--group", group) .startswith("error: Invalid value for --json and --group: give one of them")

@@ -1,4 +1,4 @@
-"""The pruning groups of a model as a table, or as JSON: ``python tools/inspect_groups.py MODEL_DIR [--json]``.
+"""The pruning groups of a model as a tree, as JSON or as a picture: ``python tools/inspect_groups.py MODEL [--json]``.
 
 The same as ``graphprune inspect``, for a checkout that is not installed.
 """

@@ -364,45 +364,66 @@ def _is_given(context: typer.Context, name: str) -> bool:
     short_help="Show the pruning groups of a model.",
     epilog="""
     graphprune inspect MODEL
-    graphprune inspect MODEL --frozen
+    graphprune inspect MODEL --why q_proj.weight o_proj.weight
+    graphprune inspect net.py:make --html groups.html --svg groups.svg
     graphprune inspect MODEL --json > groups.json
-    graphprune inspect MODEL --html groups.html
     """,
 )
 def inspect(
-    model: Adapted,
-    json: Annotated[bool, typer.Option("--json", help="Print the form for machines, members included.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="A row for each group, not for each family of them.")] = False,
-    lora: Annotated[
-        bool, typer.Option("--lora", help="Put LoRA adapters on the linear layers first, as prune does.")
-    ] = False,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model directory, a name on the hub, the directory of an adapter, a .pt2 file, or FILE.py:FUNCTION "
+            "(MODULE:FUNCTION) that returns a model and an example of what it takes.",
+        ),
+    ],
+    every: Annotated[bool, typer.Option("--all", help="Do not fold layers that are alike.")] = False,
     kind: Annotated[list[Kind] | None, typer.Option(help="Only groups of this kind (may be repeated).")] = None,
-    explain: Annotated[
-        list[str] | None,
-        typer.Option(metavar="WHAT", help="Explain a group or a parameter; given twice, why two are cut together."),
+    frozen: Annotated[bool, typer.Option("--frozen", help="Only groups that are never cut, with the reasons.")] = False,
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What this group is: its members, and what couples them.")
+    ] = None,
+    parameter: Annotated[
+        str | None, typer.Option("--param", metavar="NAME", help="The axes of this parameter, and the groups in them.")
     ] = None,
     why: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="A B", help="Why two groups or parameters are cut together, with the calls between them."),
     ] = None,
-    frozen: Annotated[bool, typer.Option("--frozen", help="Only groups that are never cut, with the reasons.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the form for machines, members included.")] = False,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write them as a picture to click through, in one HTML file.")
     ] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write them as a picture for print.")] = None,
+    dot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write them as a graph for Graphviz.")] = None,
+    graphml: Annotated[Path | None, typer.Option(metavar="FILE", help="Write them as a graph for networkx.")] = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Put LoRA adapters on the linear layers first, as prune does.")
+    ] = False,
 ) -> None:
     """Show the pruning groups of a model; its weights are not needed."""
-    from .inspect import explain as explain_it
+    answers = {"--json": json, "--group": group is not None, "--param": parameter is not None, "--why": why is not None}
+    given = [name for name, is_given in answers.items() if is_given]
+    if len(given) > 1:
+        raise typer.BadParameter("give one of them.", param_hint=" and ".join(given))
+
+    from .inspect import PICTURES
     from .inspect import inspect as run
-    from .inspect import write_page
 
-    if html is not None:
-        write_page(model, html, lora=lora)
-        return
-
-    if explain or why:
-        explain_it(model, [*(explain or ()), *(why or ())], lora=lora)
-        return
-    run(model, lora=lora, as_json=json, every=every, kinds=[each.value for each in kind or ()], frozen=frozen)
+    files = zip(PICTURES, (html, svg, dot, graphml), strict=True)
+    run(
+        model,
+        lora=lora,
+        as_json=json,
+        every=every,
+        kinds=[each.value for each in kind or ()],
+        frozen=frozen,
+        group=group,
+        parameter=parameter,
+        why=why,
+        pictures={form: path for form, path in files if path is not None},
+    )
 
 
 @app.command(

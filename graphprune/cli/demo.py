@@ -35,7 +35,8 @@ from ..plan import PruningPlan
 from ..progress import Progress
 from ..report.run import ScoreRow, report_run, score_rows
 from ..report.run_page import PAGE, write_report
-from ..report.tables import Measurement, comparison_table, groups_table
+from ..report.tables import Measurement, comparison_table
+from ..report.tree import groups_tree
 from ..sources import demo_model_directory, load_model, load_text, windows
 from ..traced import TracedModel
 from ..training.config import PruneConfig
@@ -44,10 +45,11 @@ from ..training.oneshot import plan_at_once
 from .apply import checked
 from .console import counted, duration, say, show, show_table, stage
 from .evaluate import milliseconds
-from .inspect import show_summary, trace_on_meta
+from .inspect import show_summary
 from .models import Opened, open_onnx
 from .prune import tuned
 from .report import DIRECTORY, TUNED_AND_NOT, or_warn
+from .tracing import trace_named
 
 WINDOW = 128
 PROMPT = "An object in Python is"
@@ -96,10 +98,10 @@ def demo(
     show(f"model {source}")
     show(f"text  {split.name}, its held-out part for measuring")
     with stage("trace without weights, find the groups"):
-        meta = trace_on_meta(source, batch=2, length=WINDOW)
+        meta = trace_named(source, batch=2, length=WINDOW)
     show_summary(meta)
     show()
-    show_table(groups_table(meta.groups))
+    show_table(groups_tree(meta, meta.groups))
     show()
     with stage("load the model"):
         dense, tokenizer = load_model(source)

@@ -51,12 +51,12 @@ def dry_apply(
     from ..files import refuse_existing
     from ..plan import PruningPlan
     from .apply import find_subject
-    from .inspect import trace_on_meta
+    from .tracing import trace_named
 
     if output is not None:
         refuse_existing(output)
     subject = find_subject(PruningPlan.load(plan_file), model, adapter, by_shard)
-    show_cut(subject.traced or trace_on_meta(subject.model), subject.plan)
+    show_cut(subject.traced or trace_named(subject.model), subject.plan)
     show()
     way = "file by file, in little memory" if subject.by_shard else "in memory, and verified"
     show(f"It would be cut {way}. Its weights were not compared with those of the plan. Nothing was written.")
@@ -97,10 +97,10 @@ def _example(traced: TracedModel) -> tuple[int, str]:
 def _traced(model: str, adapter: Path | None, length: int) -> TracedModel:
     from ..pipeline import trace
     from ..sources.adapter import put_on
-    from .inspect import model_on_meta, trace_on_meta
+    from .tracing import model_on_meta, trace_named
 
     if adapter is None:
-        return trace_on_meta(model, batch=2, length=length)
+        return trace_named(model, batch=2, length=length)
     import torch
 
     ids = torch.zeros(2, length, dtype=torch.long, device="meta")

@@ -1,24 +1,25 @@
-"""``graphprune inspect``: the pruning groups of a model, from its configuration alone.
-
-The model is made on the meta device, where tensors have shapes and no values, so that neither weights nor memory are
-needed: a directory with nothing but ``config.json`` is enough.
-"""
+"""``graphprune inspect``: the pruning groups of a model, on the screen, for machines and as pictures."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import SourceError, UnknownNameError
+from ..files import write_text_atomically
 from ..report.description import describe, removable
-from ..report.tables import count, groups_table
-from .console import show, show_table
+from ..report.tables import count
+from ..report.tree import groups_tree
+from .console import say, show, show_table
+from .tracing import trace_named
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from ..groups import PruningGroup
     from ..traced import TracedModel
+
+PICTURES = ("html", "svg", "dot", "graphml")
 
 
 def inspect(
@@ -29,69 +30,91 @@ def inspect(
     every: bool = False,
     kinds: Sequence[str] = (),
     frozen: bool = False,
+    group: str | None = None,
+    parameter: str | None = None,
+    why: tuple[str, str] | None = None,
+    pictures: Mapping[str, Path] | None = None,
 ) -> None:
-    """Print the groups of the model in a directory or of that name on the hub.
+    """Print the groups of what a user names, or what one of them is; draw them where pictures are asked for.
 
     Args:
-        model: a model directory, or a name on the hub.
+        model: see :mod:`.tracing`.
         lora: put adapters on the linear layers first, as ``graphprune prune`` does.
         as_json: print the form for machines, all groups with their members.
-        every: a row for each group, not for each family of groups.
+        every: do not fold layers that are alike.
         kinds: only groups of these kinds; all where there are none.
         frozen: only groups that are never cut.
+        group: print what this group is, and what couples its members.
+        parameter: print the axes of this parameter, and the groups in them.
+        why: print why these two, groups or parameters, are cut together.
+        pictures: files to write, by what of :data:`PICTURES` they are to hold.
 
     Raises:
-        SourceError: there is no such model, or no group of such a kind.
+        SourceError: there is no such model, no group of such a kind, or no directory for a picture.
+        UnknownNameError: the model has no such group or parameter.
+        FileFormatError: a file is truncated or corrupt.
         CaptureError: the model can't be captured.
     """
-    traced = trace_on_meta(model, lora=lora)
+    for path in (pictures or {}).values():
+        if not path.absolute().parent.is_dir():
+            raise SourceError(f"There is no directory {path.parent} to write {path.name} to: make it first.")
+    traced = trace_named(model, lora=lora)
+    wanted = _wanted(traced, model, kinds, frozen)
+    for form, path in (pictures or {}).items():
+        write_text_atomically(path, _draw(form, traced, wanted, model, every), overwrite=True)
+    if group is not None:
+        show(str(traced.explain(_group_named(traced, group))))
+    elif parameter is not None:
+        if any(parameter == each.name for each in traced.groups):
+            raise UnknownNameError(f"{parameter} is a group and no parameter: --group says what it is")
+        show(str(traced.explain(parameter)))
+    elif why is not None:
+        show(str(traced.explain(*why)))
+    elif as_json:
+        description = describe(traced)
+        names = {each.name for each in wanted}
+        description["groups"] = [row for row in description["groups"] if row["name"] in names]
+        print(json.dumps(description, indent=2))  # noqa: T201
+    else:
+        show_summary(traced)
+        if not pictures:
+            show()
+            show_table(groups_tree(traced, wanted, every=every))
+    for path in (pictures or {}).values():
+        say(f"wrote {path}")
+
+
+def _wanted(traced: TracedModel, model: str, kinds: Sequence[str], frozen: bool) -> list[PruningGroup]:
     known = sorted({group.kind for group in traced.groups})
     for kind in kinds:
         if kind not in known:
             raise SourceError(f"no group of {model} is of kind {kind!r}: it has {', '.join(known)}")
-    wanted = [
+    return [
         group
         for group in traced.groups
         if (not kinds or group.kind in kinds) and (not frozen or group.status == "frozen")
     ]
-    if as_json:
-        description = describe(traced)
-        names = {group.name for group in wanted}
-        description["groups"] = [row for row in description["groups"] if row["name"] in names]
-        print(json.dumps(description, indent=2))  # noqa: T201
-        return
-    show_summary(traced)
-    show()
-    show_table(groups_table(wanted, every=every))
 
 
-def write_page(model: str, path: Path, *, lora: bool = False) -> None:
-    """Write the groups of the model as a page for a browser, in one file.
+def _draw(form: str, traced: TracedModel, wanted: Sequence[PruningGroup], model: str, every: bool) -> str:
+    """What a picture's file holds. The page has all groups, since it can search them; GraphML each of its own."""
+    if form == "html":
+        from ..report.html import page
 
-    Raises:
-        SourceError: there is no such model.
-        CaptureError: the model can't be captured.
-    """
-    from ..report.html import page
+        path = Path(model).expanduser()
+        return page(traced, title=path.resolve().name if path.exists() else model)
+    from ..report.drawing import groups_graph, to_dot, to_graphml, to_svg
 
-    traced = trace_on_meta(model, lora=lora)
-    name = Path(model).expanduser()
-    path.write_text(page(traced, title=name.resolve().name if name.is_dir() else model), encoding="utf-8")
-    show_summary(traced)
-    show(f"wrote {path}: open it in a browser")
+    write = {"svg": to_svg, "dot": to_dot, "graphml": to_graphml}[form]
+    return write(groups_graph(traced, wanted, every=every or form == "graphml"))
 
 
-def explain(model: str, what: Sequence[str], *, lora: bool = False) -> None:
-    """Print what a group or a parameter is, or why two of them are cut together.
-
-    Raises:
-        SourceError: there is no such model.
-        CaptureError: the model can't be captured.
-        UnknownNameError: it has no such group or parameter, or there are more than two.
-    """
-    if len(what) > 2:
-        raise UnknownNameError(f"--explain takes one name or two, not {len(what)}")
-    show(str(trace_on_meta(model, lora=lora).explain(*what)))
+def _group_named(traced: TracedModel, name: str) -> PruningGroup:
+    found = next((group for group in traced.groups if group.name == name), None)
+    if found is None:
+        traced.explain(name)  # raises where no parameter is called so either, and says what is near
+        raise UnknownNameError(f"{name} is a parameter and no group: --param says which groups it is in")
+    return found
 
 
 def show_summary(traced: TracedModel) -> None:
@@ -102,51 +125,3 @@ def show_summary(traced: TracedModel) -> None:
         f"{len(traced.groups)} groups, {prunable} of them prunable: at most {count(removable(traced))} parameters "
         f"({removable(traced) / total:.1%}) can be removed"
     )
-
-
-def trace_on_meta(model: str, *, lora: bool = False, batch: int = 2, length: int = 13) -> TracedModel:
-    """The traced model of a directory or a name on the hub, without its weights.
-
-    Raises:
-        SourceError: there is no such model, or transformers does not know its class.
-        CaptureError: the model can't be captured.
-    """
-    import torch
-
-    from ..pipeline import trace
-
-    module = model_on_meta(model, lora=lora)
-    if not isinstance(getattr(module.config, "vocab_size", None), int):
-        return trace(module)  # says which inputs are missing
-    device = next(module.parameters()).device
-    return trace(module, kwargs={"input_ids": torch.zeros(batch, length, dtype=torch.long, device=device)})
-
-
-def model_on_meta(model: str, *, lora: bool = False) -> Any:
-    """The module of a directory or a name on the hub, on the meta device unless ``gp.save`` wrote it as layers.
-
-    Raises:
-        SourceError: there is no such model, or it can't be made.
-    """
-    from ..export.directory import ADAPTER, load
-    from ..export.manifest import read_about
-    from ..sources.adapter import find_base, is_adapter, put_on
-    from ..sources.model import find_model
-    from ..sources.model import model_on_meta as on_meta
-    from .models import is_compact
-
-    path = Path(model).expanduser()
-    if is_adapter(path):
-        return put_on(model_on_meta(str(find_base(path, weights=False))), path)
-    if is_compact(path) and (read_about(path)["form"] != "transformers" or (path / ADAPTER).is_dir()):
-        return _adapted(load(path), lora)  # layers of different sizes, or adapters: config.json does not tell
-    return _adapted(on_meta(find_model(model, weights=False)), lora)
-
-
-def _adapted(module: Any, lora: bool) -> Any:
-    if not lora:
-        return module
-    from ..training.config import PruneConfig
-    from ..training.finetune import with_adapters
-
-    return with_adapters(module, PruneConfig(ratio=0.5))

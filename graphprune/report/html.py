@@ -22,7 +22,6 @@ from torch import fx
 
 from ..axes import Atom, Axis, Product, atoms
 from ..axes.algebra import parts
-from ..budget import mac_cost
 from ..program import module_path, source_line
 from ..rules import Dims, Result
 from ..rules.registry import operator_name
@@ -48,8 +47,7 @@ def page_data(traced: TracedModel) -> dict[str, Any]:
 
     ::
 
-        {…, "groups": [{…, "macs_per_unit": …,
-                    "path": {"start": …, "steps": [[operator, place], …], "end": …} or null}],
+        {…, "groups": [{…, "path": {"start": …, "steps": [[operator, place], …], "end": …} or null}],
          "axes": [tree, …],    tree: {"size": n, "group": group or null}, or {"size": n, "of": "product" or "sum",
                                                                               "parts": [tree, …]}
          "parameters": [{"name": …, "shape": …, "axes": [axis, …], "atoms": [atom or null, …]}],
@@ -67,11 +65,9 @@ def page_data(traced: TracedModel) -> dict[str, Any]:
     parameters = _parameters(traced, axes)
     calls, numbers = _calls(traced, parameters, axes)
     data = describe(traced)
-    macs = _macs_per_unit(traced)
     explained = len(traced.groups) <= MOST_TO_EXPLAIN
     for row, group in zip(data["groups"], traced.groups, strict=True):
         said = traced.explain(group) if explained and group.reason else None
-        row["macs_per_unit"] = macs[group.atom.id]
         row["path"] = None if said is None or said.end is None else _path(said.start, said.steps, said.end)
     solver = traced.inference.solver
     within = {
@@ -187,19 +183,6 @@ def _calls(
             }
         )
     return calls, numbers
-
-
-def _macs_per_unit(traced: TracedModel) -> dict[int, int]:
-    """For the atom of each group the multiply-accumulates, for the traced inputs, that leave with its first unit."""
-    cost = mac_cost(traced.inference)
-    terms = cost.by_atom()
-    return {
-        group.atom.id: sum(
-            cost.term(term, {}) - cost.term(term, {group.atom.id: group.units - 1})
-            for term in terms.get(group.atom.id, ())
-        )
-        for group in traced.groups
-    }
 
 
 def _operator(node: fx.Node) -> str:

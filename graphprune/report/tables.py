@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -81,9 +82,9 @@ def to_rich(table: Table) -> rich.table.Table:
             no_wrap=not column.breaks,
             overflow="fold" if column.breaks else "ellipsis",
         )
-    for row in table.rows:
+    for row, style in itertools.zip_longest(table.rows, table.styles, fillvalue=""):
         # Text and not str: names with brackets are no markup.
-        result.add_row(*(Text(cell) for cell in row))
+        result.add_row(*(Text(cell) for cell in row[:-1]), Text(row[-1], style=str(style)))
     return result
 
 

@@ -20,7 +20,7 @@ def test_golden_output(tmp_path: Path, options: list[str], golden: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, encoding="utf-8")
     assert (result.returncode, result.stderr) == (0, "")
     expected = (ROOT / "tests" / "golden" / golden).read_text(encoding="utf-8")
-    assert re.sub(r"\.py:\d+", ".py:N", result.stdout) == expected
+    assert re.sub("─+", "─", re.sub(r"\.py:\d+", ".py:N", result.stdout)) == expected
 
 
 def test_an_error_is_one_line(tmp_path: Path) -> None:
