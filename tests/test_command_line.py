@@ -161,7 +161,7 @@ def test_a_terminal_shows_how_far_it_is(model: Path, text: Path) -> None:
         (["--colour"], "No such option: --colour; graphprune --help shows what there is"),
         (["shrink"], "No such command 'shrink'; graphprune --help shows what there is"),
         (["export", "x"], "Missing option '--output' / '-o'; graphprune export --help shows what there is"),
-        (["inspect", "x", "--xyz"], "No such option: --xyz; graphprune inspect --help shows what there is"),
+        (["inspect", "x", "--qqqqqqq"], "No such option: --qqqqqqq; graphprune inspect --help shows what there is"),
         (["-q", "inspect", "x", "-v"], "--quiet and --verbose can't both hold: give one of them"),
     ],
 )
