@@ -40,6 +40,10 @@ def test_each_block_is_of_a_language_that_is_checked(block: Block) -> None:
         case "sh" | "":
             for command in block.commands:
                 commands.check(command)
+        case "python" if block.script:
+            below = [command for other in BLOCKS if other.page == block.page for command in other.commands]
+            words = [word.partition(":")[0] for command in below for word in command]
+            assert block.script in words, f"nothing runs {block.script}"
         case "json":
             json.loads(block.text)
         case "yaml":
@@ -105,6 +109,8 @@ def _run(block: Block, names: dict[str, object], directory: Path) -> None:
         Path(block.script).parent.mkdir(parents=True, exist_ok=True)
         Path(block.script).write_text(block.text, encoding="utf-8")
     match block.language:
+        case "python" if block.script:
+            pass  # a command below runs the file
         case "python":
             exec(compile(block.placed, block.page, "exec"), names)
         case "pycon":

@@ -42,7 +42,9 @@ class Block:
 
     @property
     def commands(self) -> list[list[str]]:
-        """The shell commands, each as a list of words."""
+        """The shell commands, each as a list of words; none in a block of another language."""
+        if self.language not in ("sh", ""):
+            return []
         commands: list[list[str]] = []
         for line in self.text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)

@@ -27,6 +27,9 @@ ELSEWHERE = {
 }
 """Programs that no test of the documentation runs, and why."""
 
+MODULES = {"accelerate": "torch.distributed.run", "lm_eval": "lm_eval"}
+"""Programs that are run, and the modules that do it: accelerate starts several processes on a CPU by MPI only."""
+
 SHRUNK = {
     "demo": {"--model": "MODEL", "--text": "tune.txt", "--steps": "3", "--windows": "2"},
     "eval": {"--windows": "3", "--text": "test.txt", "--window": "16"},
@@ -49,10 +52,8 @@ def check(command: list[str]) -> None:
             pass
         case "python":
             _check_script(*arguments)
-        case "accelerate" | "torchrun" | "lm_eval":
-            pass  # run
         case _:
-            assert program in ELSEWHERE, f"nothing checks commands of {program}"
+            assert program in MODULES or program in ELSEWHERE, f"nothing checks commands of {program}"
 
 
 STAND_INS = {"convert_hf_to_gguf.py": "in the repository of llama.cpp"}
@@ -105,17 +106,11 @@ def run(command: list[str], directory: Path) -> None:
         assert result.exit_code == 0, f"{' '.join(command)}: {result.output}"
         if ">" in arguments:
             (directory / arguments[-1]).write_text(result.stdout, encoding="utf-8")
-    elif program in ("accelerate", "torchrun", "lm_eval"):
+    elif program in MODULES:
         if program == "accelerate":
-            arguments = [arguments[0], "--cpu", *arguments[1:]]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / program), *arguments],
-            cwd=directory,
-            env={**environment, "PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+            assert arguments[:3] == ["launch", "--multi_gpu", "--num_processes"], arguments
+            arguments = ["--nproc-per-node", *arguments[3:]]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        words = [sys.executable, "-m", MODULES[program], *arguments]
+        done = subprocess.run(words, cwd=directory, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr[-3000:]}"

@@ -49,6 +49,10 @@ def stand_ins(page: str, directory: Path, patch: pytest.MonkeyPatch) -> dict[str
 
 
 def readme(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    file = directory / "MODEL" / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer["pre_tokenizer"]["use_regex"] = True  # splits text as GPT-2 does, which GGUF has a name for
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
     return {"model": language_model(), "ids": ids(), **adapted_training()}
 
 
@@ -103,9 +107,13 @@ def deploy(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def evaluation(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     save_tiny_llama(directory / "DENSE", max_position_embeddings=2048)
     save_tiny_llama(directory / "PRUNED", max_position_embeddings=2048)
-    save_tiny_llama(directory / "OUT", max_position_embeddings=2048)
+    traced = gp.trace(AutoModelForCausalLM.from_pretrained(directory / "MODEL"))
+    tokenizer = AutoTokenizer.from_pretrained(directory / "MODEL")
+    gp.save(gp.rewrite(traced, halved(traced)), directory / "OUT", tokenizer)
     (directory / "tasks").mkdir()
     rows = [{"question": "After a comes", "choices": [" q", " b"], "answer": 1}] * 3
     (directory / "tasks" / "letters.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
@@ -121,7 +129,7 @@ def onnx(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     traced = gp.trace(language_model())
     compact = gp.rewrite(traced, halved(traced), module_form=False)
     gp.save(compact, directory / "out")
-    return {"ids": compact_inputs(compact)}
+    return {"ids": traced.kwargs["input_ids"]}
 
 
 def quantised(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -249,10 +257,6 @@ def residual_network() -> nn.Module:
 
 def ids(rows: int = 2, length: int = 12, seed: int = 0) -> Tensor:
     return torch.randint(0, 64, (rows, length), generator=torch.Generator().manual_seed(seed))
-
-
-def compact_inputs(compact: gp.CompactModel) -> Tensor:
-    return compact.traced.kwargs["input_ids"]  # type: ignore[attr-defined]
 
 
 def halved(traced: gp.TracedModel) -> gp.PruningPlan:
