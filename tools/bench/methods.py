@@ -370,14 +370,19 @@ def plot_trade_off(results: list[dict[str, Any]], path: Path) -> None:
 
     names = list(results[0]["perplexity"])
     figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3.6), layout="constrained")
+    colors = plt.get_cmap("tab20")
     for at, name in zip(axes, names, strict=True):
-        for method in METHODS:
+        for number, method in enumerate(METHODS):
             runs = [r for r in results if r["method"] == method.name]
             points = sorted((r["removed of decoder"], r["perplexity"][name]) for r in runs)
             if points:
                 dashed = "--" if method.how in ("dense", "tuned") else "-"
-                at.plot(*zip(*points, strict=True), dashed, marker="o", markersize=4, label=method.name)
+                style = {"marker": "o", "markersize": 4, "color": colors(number), "label": method.name}
+                at.plot(*zip(*points, strict=True), dashed, **style)
         at.set(title=name, xlabel="share of the decoder removed", yscale="log")
+        at.yaxis.set_major_formatter("{x:g}")
+        at.yaxis.set_minor_formatter("{x:g}")
+        at.tick_params(axis="y", which="both", labelsize=7)
     axes[0].set_ylabel("perplexity")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     save_figure(figure, path)
