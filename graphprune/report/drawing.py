@@ -45,8 +45,10 @@ def groups_graph(traced: TracedModel, groups: Iterable[PruningGroup], *, every: 
     root = parts_of(traced, wanted, macs, fold=not every)
     graph: nx.MultiGraph = nx.MultiGraph()
     members = dict.fromkeys(member.parameter for group in wanted for member in group.members)
-    place = {name: at for at, name in enumerate(traced.table)}  # the picture keeps the order of the model
-    for name in sorted(members, key=lambda each: place.get(each, len(place))):
+    owners: dict[str, int] = {}  # the picture keeps the order of the model, with buffers beside parameters
+    for name in (*traced.table, *members):
+        owners.setdefault(name.rpartition(".")[0], len(owners))
+    for name in sorted(members, key=lambda each: owners[each.rpartition(".")[0]]):
         first = root.first_alike(name)
         if f"p {first}" not in graph:
             shape = "×".join(str(axis.size) for axis in traced.inference.axes(first))
@@ -100,8 +102,10 @@ def to_dot(graph: nx.MultiGraph) -> str:
     for key, node in graph.nodes.items():
         if node["type"] == "group":
             text = f"{node['path']}\n{node['units']} units of {node['params_per_unit']:,}"
-            colours = f"style=filled, fillcolor={_quoted(FILL[node['state']])}, color={_quoted(LINE[node['state']])}"
-            lines.append(f"  {_quoted(key)} [shape=box, style=rounded, {colours}, label={_quoted(text)}];")
+            colours = f"fillcolor={_quoted(FILL[node['state']])}, color={_quoted(LINE[node['state']])}"
+            lines.append(
+                f"  {_quoted(key)} [shape=box, style={_quoted('rounded,filled')}, {colours}, label={_quoted(text)}];"
+            )
     for group, parameter, edge in _ends(graph):
         colour = _quoted(LINE[graph.nodes[group]["state"]])
         lines.append(f"  {_quoted(group)} -- {_quoted(parameter)} [color={colour}, label={_quoted(str(edge['dim']))}];")

@@ -214,3 +214,8 @@ def test_a_browser_lights_up_every_slice_of_a_convolutional_net(tmp_path: Path) 
     group = traced.groups.prunable[0]
     text = drawn(path, [group.name])
     assert len(re.findall(r'<rect class="one"', text)) == len(group.members) == 6
+    # What was not asked for by names is why the first two that met later are cut together.
+    why = re.search(r'<div id="why">(.*?)</div>', text, re.DOTALL)
+    assert why is not None
+    assert re.findall(r'<li class="end">(.*?)</li>', why[1]) == ["up.weight[0]", "norm.weight[0]"]
+    assert "batch_norm" in why[1]
