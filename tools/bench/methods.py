@@ -294,13 +294,15 @@ def write_page(results: list[dict[str, Any]]) -> None:
         for steps in dict.fromkeys(r["steps"] for r in results if r["ratio"] == ratio)
     ]
     settings = "\n".join(f"- **{method.name}**: {method.about}." for method in METHODS)
-    text = HEAD + "\n\n".join(sections) + f"\n\n## The rows\n\n{settings}\n\n" + PLOTS
+    percents = [f"{ratio:.0%}".rstrip("%") for ratio in ratios]
+    kept = "".join(f"\n![What is kept of each layer at {each} %](methods/kept-{each}.svg)\n" for each in percents)
+    text = HEAD + "\n\n".join(sections) + f"\n\n## The rows\n\n{settings}\n\n" + PLOTS + kept
     write_text_atomically(PAGE, text, overwrite=True)
     counted = Counter(result["steps"] for result in results)
     drawn = [result for result in results if result["steps"] == counted.most_common(1)[0][0]]
     plot_trade_off(drawn, RESULTS.parent / "trade-off")
-    for ratio in ratios:
-        plot_kept(drawn, ratio, RESULTS.parent / f"kept-{ratio:.0%}".rstrip("%"))
+    for ratio, percent in zip(ratios, percents, strict=True):
+        plot_kept(drawn, ratio, RESULTS.parent / f"kept-{percent}")
 
 
 HEAD = """# Methods compared
@@ -321,8 +323,6 @@ PLOTS = """## Pictures
 Of the number of steps that most rows have.
 
 ![Perplexity against size](methods/trade-off.svg)
-
-![What is kept of each layer at 50 %](methods/kept-50.svg)
 """
 
 
