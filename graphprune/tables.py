@@ -45,18 +45,18 @@ class Table:
     styles: tuple[str, ...] = ()
 
 
-def groups_table(groups: Iterable[PruningGroup], *, every: bool = False) -> Table:
-    """A row for the groups that are named alike but for their layer, or with ``every`` for each group.
+def groups_table(groups: Iterable[PruningGroup]) -> Table:
+    """A row for the groups that are named alike but for their layer.
 
     Those that differ in status or reason have rows of their own; numbers that differ are shown as a range.
     The reasons are notes, and what all names begin with stands in the title.
     """
     rows: dict[tuple[str, ...], list[PruningGroup]] = defaultdict(list)
     for group in groups:
-        key = (group.name,) if every else (any_layer(group.name), group.status, any_layer(group.reason))
+        key = (any_layer(group.name), group.status, any_layer(group.reason))
         rows[key].append(group)
     names = [each[0].name if len(each) == 1 else any_layer(each[0].name) for each in rows.values()]
-    within = "" if every else _common_path(names)
+    within = _common_path(names)
     notes: dict[str, int] = {}
     cells = []
     for name, alike in zip(names, rows.values(), strict=True):
@@ -66,7 +66,7 @@ def groups_table(groups: Iterable[PruningGroup], *, every: bool = False) -> Tabl
         cells.append(
             (
                 name.removeprefix(within),
-                *(() if every else (str(len(alike)),)),
+                str(len(alike)),
                 _range(group.units for group in alike),
                 _range(len(group.members) for group in alike),
                 _range(group.params_per_unit for group in alike),
@@ -75,7 +75,7 @@ def groups_table(groups: Iterable[PruningGroup], *, every: bool = False) -> Tabl
         )
     columns = (
         Column(f"group in {within[:-1]}" if within else "group", breaks=True),
-        *(() if every else (Column("×", number=True),)),
+        Column("×", number=True),
         Column("units", number=True),
         Column("members", number=True),
         Column("params/unit", number=True),

@@ -67,12 +67,6 @@ def test_groups_of_a_family_share_a_row_and_a_note() -> None:
     )
 
 
-def test_every_group_has_a_row_of_its_own_and_its_whole_name() -> None:
-    table = groups_table(LAYERS, every=True)
-    assert [row[0] for row in table.rows] == [group.name for group in LAYERS]
-    assert table.notes[0] == "(1) it is an output at layers.2.mlp (x.py:1)"
-
-
 def test_a_comparison_is_against_the_first_and_leaves_out_what_nobody_measured() -> None:
     table = comparison_table(
         [
