@@ -106,8 +106,7 @@ def check(traced: gp.TracedModel, scores: gp.Scores) -> None:
 
 def test_the_examples_of_the_documentation() -> None:
     text = DOCS.read_text(encoding="utf-8").partition("## A criterion of your own")[2]
-    blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
-    code = "\n".join(re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in blocks)
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     traced = gp.trace(tiny_llama(num_hidden_layers=1), kwargs={"input_ids": tokens()})
     space: dict[str, Any] = {"traced": traced, "batches": [{"input_ids": tokens(2, 16)}]}
     exec(code, space)
