@@ -169,4 +169,4 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert said("--group", up) == f"error: {up} is a parameter and no group: --param says which groups it is in"
     assert said("--param", group) == f"error: {group} is a group and no parameter: --group says what it is"
     assert said("--group", "mlp:chanels").startswith("error: there is no group and no parameter 'mlp:chanels' in the")
-    assert said("--json", "--group", group) .startswith("error: Invalid value for --json and --group: give one of them")
+    assert said("--json", "--group", group).startswith("error: Invalid value for --json and --group: give one of them")
