@@ -126,6 +126,19 @@ def write_text_atomically(path: Path | str, text: str, *, overwrite: bool = Fals
 
 
 @contextmanager
+def reading(name: Path | str, what: str) -> Iterator[None]:
+    """Within the context a file is read and taken apart; whatever is wrong with it says that it is not ``what``.
+
+    Raises:
+        FileFormatError: the file can't be read, or holds something else.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{name} is not {what}: {error}") from error
+
+
+@contextmanager
 def _published(path: Path, create: Callable[[Path], None], *, overwrite: bool) -> Iterator[Path]:
     path = path.absolute()
     refuse_existing(path, overwrite=overwrite)

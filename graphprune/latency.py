@@ -19,8 +19,8 @@ from torch import fx
 from torch.utils._pytree import tree_leaves
 
 from .budget import Counts
-from .errors import FileFormatError, PlanError
-from .files import write_text_atomically
+from .errors import PlanError
+from .files import reading, write_text_atomically
 from .groups import PruningGroup
 from .masks import Keep, Kept
 from .passes.recompute_shapes import recompute_shapes
@@ -83,12 +83,10 @@ class LatencyTable:
         Raises:
             FileFormatError: there is no such file, or it holds no table.
         """
-        try:
+        with reading(path, "a latency table"):
             body = json.loads(Path(path).read_text(encoding="utf-8"))
             rows = {str(f): {int(n): float(s) for n, s in row.items()} for f, row in body["seconds"].items()}
             return LatencyTable(float(body["whole"]), rows)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FileFormatError(f"{path} is not a latency table: {error}") from error
 
 
 Curve = tuple[tuple[int, float], ...]

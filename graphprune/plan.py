@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from .errors import FileFormatError, PlanError
-from .files import write_text_atomically
+from .files import reading, write_text_atomically
 from .masks import Keep, Kept, keep_mask
 from .tables import plan_table, to_html
 
@@ -111,6 +111,14 @@ class PruningPlan:
                 f"{weights}: use the revision that it was made for, or cut these on purpose with --other-weights "
                 "(other_weights=True)"
             )
+
+    def counts(self, traced: TracedModel) -> dict[int, int]:
+        """How many units are kept, by atom; a budget costs what is left by them.
+
+        Raises:
+            PlanError: as :meth:`keep`.
+        """
+        return {atom: kept.count for atom, kept in self.keep(traced).items()}
 
     def keep(self, traced: TracedModel) -> Keep:
         """The kept units by atom.
@@ -198,15 +206,13 @@ class PruningPlan:
         Raises:
             FileFormatError: the text is not a plan.
         """
-        try:
+        with reading(name, "a pruning plan"):
             body = json.loads(text)
             if body["format"] != FORMAT:
                 raise ValueError(f"its format is {body['format']!r}, not {FORMAT!r}")
             groups = {str(key): _group_plan(str(key), value) for key, value in body["groups"].items()}
             weights = None if body.get("weights") is None else str(body["weights"])
             return PruningPlan(str(body["model"]), groups, dict(body.get("about", {})), weights)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FileFormatError(f"{name} is not a pruning plan: {error}") from error
 
     @staticmethod
     def load(path: str | Path) -> PruningPlan:

@@ -210,7 +210,7 @@ def removed_share(
         PlanError: the plan is for another model.
     """
     cost, whole = _cost(traced, of, choose_groups(traced, kinds))
-    return (cost({}) - cost({atom: kept.count for atom, kept in plan.keep(traced).items()})) / whole
+    return (cost({}) - cost(plan.counts(traced))) / whole
 
 
 def _cost(traced: TracedModel, of: Of | LatencyTable, groups: Iterable[PruningGroup]) -> tuple[Budget, int]:

@@ -67,9 +67,9 @@ def groups_table(groups: Iterable[PruningGroup]) -> Table:
             (
                 name.removeprefix(within),
                 str(len(alike)),
-                _range(group.units for group in alike),
-                _range(len(group.members) for group in alike),
-                _range(group.params_per_unit for group in alike),
+                span(group.units for group in alike),
+                span(len(group.members) for group in alike),
+                span(group.params_per_unit for group in alike),
                 first.status + note,
             )
         )
@@ -99,8 +99,8 @@ def plan_table(groups: Mapping[str, GroupPlan]) -> Table:
             (
                 name.removeprefix(within),
                 str(len(alike)),
-                _range(plan.units for plan in plans),
-                _range(plan.count for plan in plans),
+                span(plan.units for plan in plans),
+                span(plan.count for plan in plans),
                 f"{1 - kept / whole:.1%}",
             )
         )
@@ -141,9 +141,13 @@ def facts_table(facts: Mapping[str, Any]) -> Table:
     return Table((Column(""), Column("", breaks=True)), tuple((name, str(value)) for name, value in facts.items()))
 
 
+PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
+"""The decimal prefixes of counts, the largest first."""
+
+
 def count(number: float) -> str:
     """A count with four digits: ``134.5 M``."""
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, size in PREFIXES:
         if number >= size:
             return f"{number / size:.4g} {unit}"
     return f"{number:.0f}"
@@ -166,7 +170,8 @@ def _cell(tag: str, text: str, side: str) -> str:
     return f'<{tag} style="text-align:{side}">{html.escape(text)}</{tag}>'
 
 
-def _range(values: Iterable[int]) -> str:
+def span(values: Iterable[int]) -> str:
+    """The number that all values are, or the least and the largest: ``704–1,445``."""
     distinct = set(values)
     low, high = min(distinct), max(distinct)
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"

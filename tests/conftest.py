@@ -1,7 +1,10 @@
 """Set-up of the whole suite."""
 
 import os
+import shutil
+from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -16,3 +19,17 @@ def pytest_configure() -> None:
     threads = max(1, (os.cpu_count() or 1) // workers)
     torch.set_num_threads(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the processes that tests start
+
+
+@pytest.fixture(scope="session")
+def shared_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny model, to be read only."""
+    from tests.tiny import save_tiny_llama  # transformers takes seconds, which few tests need
+
+    return save_tiny_llama(tmp_path_factory.mktemp("shared") / "tiny")
+
+
+@pytest.fixture
+def model(shared_model: Path, tmp_path: Path) -> Path:
+    """The directory of a tiny model of a test's own."""
+    return Path(shutil.copytree(shared_model, tmp_path / "tiny"))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -19,16 +18,6 @@ from graphprune.cli import app
 from graphprune.cli.console import TuningProgress
 
 from .tiny import save_adapter, save_tiny_llama
-
-
-@pytest.fixture(scope="module")
-def shared_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("shared") / "tiny")
-
-
-@pytest.fixture
-def model(shared_model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(shared_model, tmp_path / "tiny"))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The report that ``graphprune prune`` writes beside the model, and that it is never what a run fails for."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,7 @@ from graphprune.cli import app
 from graphprune.evaluation import perplexity
 from graphprune.sources import load_model, load_text, windows
 
-from .tiny import save_tiny_llama
-
 FIGURES = {"comparison.png", "kept.png", "scores.png", "training.png"}
-
-
-@pytest.fixture(scope="module")
-def shared_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("shared") / "tiny")
-
-
-@pytest.fixture
-def model(shared_model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(shared_model, tmp_path / "tiny"))
 
 
 @pytest.fixture

@@ -87,12 +87,6 @@ def say(line: str) -> None:
         stderr().print(line, style="dim", markup=False, soft_wrap=True)
 
 
-def detail(line: str) -> None:
-    """A line about what goes on, for who asked for more with ``--verbose``."""
-    if _loudness.get() is Loudness.VERBOSE:
-        say(f"  {line}")
-
-
 def show(line: str = "") -> None:
     """A line of the result, never broken."""
     stdout().print(line, markup=False, soft_wrap=True)

@@ -40,7 +40,6 @@ from ..report.tree import groups_tree
 from ..sources import demo_model_directory, load_model, load_text, windows
 from ..traced import TracedModel
 from ..training.config import PruneConfig
-from ..training.metrics import LoggedStep
 from ..training.oneshot import plan_at_once
 from .apply import checked
 from .console import counted, duration, say, show, show_table, stage
@@ -48,7 +47,7 @@ from .evaluate import milliseconds
 from .inspect import show_summary
 from .models import Opened, open_onnx
 from .prune import tuned
-from .report import DIRECTORY, TUNED_AND_NOT, or_warn
+from .report import DIRECTORY, TUNED_AND_NOT, or_warn, threads
 from .tracing import trace_named
 
 WINDOW = 128
@@ -125,9 +124,10 @@ def demo(
         except TrainingInterrupted:
             raise KeyboardInterrupt from None  # nothing is kept of a demo, so there is nothing to go on with
         compact = _cut(result.traced, result.plan)
-        known: tuple[Sequence[ScoreRow], Sequence[LoggedStep]] = ((), result.history)
+        history = result.history
+        rows: Sequence[ScoreRow] = ()
         with or_warn(output / DIRECTORY):
-            known = (() if result.scores is None else score_rows(result.traced, result.plan, result.scores), known[1])
+            rows = () if result.scores is None else score_rows(result.traced, result.plan, result.scores)
         del result
         variants.append(
             _measure("pruned, tuned", compact.module, compact.plan, meta, held_out, directory / "model.onnx")
@@ -142,7 +142,7 @@ def demo(
         with or_warn(output / DIRECTORY), stage("write the report"):
             notes = (*_how(held_out), TUNED_AND_NOT, f"The pruned and tuned model is {checked(compact)}.")
             about: dict[str, Any] = {"title": Path(source).name, "notes": notes, "settings": asdict(config)}
-            report = report_run(meta, compact.plan, models, scores=known[0], history=known[1], **about)
+            report = report_run(meta, compact.plan, models, scores=rows, history=history, **about)
             write_report(report, directory / DIRECTORY)
         shutil.rmtree(scratch)
     show()
@@ -212,7 +212,7 @@ def _measure(
     say(f"  {score:.2f}")
     with stage(f"export to ONNX and compare with torch: {name}"):
         report = export_onnx(module, onnx_file)
-    kept = {} if plan is None else {atom: units.count for atom, units in plan.keep(meta).items()}
+    kept = {} if plan is None else plan.counts(meta)
     row = Measurement(
         name,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
@@ -236,10 +236,9 @@ def _timed(variants: Sequence[Variant], ids: torch.Tensor, progress: Progress) -
 
 def _how(held_out: torch.Tensor) -> tuple[str, ...]:
     """How the models are measured, in lines."""
-    threads = torch.get_num_threads()
     return (
         f"perplexity on {len(held_out)} held-out windows of {WINDOW} tokens",
-        f"MACs and ms of a forward pass over {WINDOW} tokens, {threads} thread{'s' * (threads != 1)}",
+        f"MACs and ms of a forward pass over {WINDOW} tokens, {threads()}",
         "file: ONNX",
     )
 

@@ -78,7 +78,7 @@ def show_cut(traced: TracedModel, plan: PruningPlan) -> None:
 
     show_table(plan_table(plan.groups))
     show()
-    counts = {atom: kept.count for atom, kept in plan.keep(traced).items()}
+    counts = plan.counts(traced)
     parameters = parameter_cost(traced, lambda name: not is_adapter(name))
     dense, left = parameters({}), parameters(counts)
     show(f"parameters: {dense:,} → {left:,}, {1 - left / dense:.1%} removed")
@@ -95,13 +95,10 @@ def _example(traced: TracedModel) -> tuple[int, str]:
 
 
 def _traced(model: str, adapter: Path | None, length: int) -> TracedModel:
-    from ..pipeline import trace
     from ..sources.adapter import put_on
+    from ..sources.examples import trace_by_config
     from .tracing import model_on_meta, trace_named
 
     if adapter is None:
-        return trace_named(model, batch=2, length=length)
-    import torch
-
-    ids = torch.zeros(2, length, dtype=torch.long, device="meta")
-    return trace(put_on(model_on_meta(model), adapter), kwargs={"input_ids": ids})
+        return trace_named(model, length=length)
+    return trace_by_config(put_on(model_on_meta(model), adapter), length=length)

@@ -13,7 +13,7 @@ from ..report.description import describe, removable
 from ..report.tables import count
 from ..report.tree import groups_tree
 from .console import say, show, show_table
-from .tracing import trace_named
+from .tracing import title_of, trace_named
 
 if TYPE_CHECKING:
     from ..groups import PruningGroup
@@ -101,8 +101,7 @@ def _draw(form: str, traced: TracedModel, wanted: Sequence[PruningGroup], model:
     if form == "html":
         from ..report.html import page
 
-        path = Path(model).expanduser()
-        return page(traced, title=path.resolve().name if path.exists() else model)
+        return page(traced, title=title_of(model))
     from ..report.drawing import groups_graph, to_dot, to_graphml, to_svg
 
     write = {"svg": to_svg, "dot": to_dot, "graphml": to_graphml}[form]
@@ -119,9 +118,9 @@ def _group_named(traced: TracedModel, name: str) -> PruningGroup:
 
 def show_summary(traced: TracedModel) -> None:
     """One line on the model and one on its groups."""
-    total, prunable = traced.parameter_count, len(traced.groups.prunable)
+    total, prunable, most = traced.parameter_count, len(traced.groups.prunable), removable(traced)
     show(f"{type(traced.module).__name__}: {total:,} parameters, fingerprint {traced.fingerprint}")
     show(
-        f"{len(traced.groups)} groups, {prunable} of them prunable: at most {count(removable(traced))} parameters "
-        f"({removable(traced) / total:.1%}) can be removed"
+        f"{len(traced.groups)} groups, {prunable} of them prunable: at most {count(most)} parameters "
+        f"({most / total:.1%}) can be removed"
     )

@@ -55,6 +55,7 @@ def prune(
     from ..sources.text import load_text, windows
     from ..training.oneshot import plan_at_once
     from .report import DIRECTORY, measured_report, or_warn, write_and_tell
+    from .tracing import title_of
 
     split = load_text(text)
     with stage(f"load {model}" + ("" if adapter is None else f" and the adapter {adapter}")):
@@ -85,7 +86,7 @@ def prune(
         del module, result, traced  # memory for the dense model, which tuning has changed
         with stage(f"load {model} again"):
             dense = _dense(model, adapter, config, merge=merge)
-        title = Path(model).expanduser().resolve().name if Path(model).expanduser().exists() else model
+        title = title_of(model)
         report = measured_report(dense, compact, tokenizer, split, config, title=title, scores=rows, history=history)
         write_and_tell(report, output / DIRECTORY)
     show(f"Compare it with the original: graphprune eval {model} {output}")

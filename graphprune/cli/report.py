@@ -67,7 +67,7 @@ def measured_report(
         # a batch of two: the graph of one would have no dim for the batch
         traced = trace(dense, kwargs={"input_ids": ids[:1].repeat(2, 1)})
         cost = mac_cost(traced.inference)
-        counts = {atom: kept.count for atom, kept in compact.plan.keep(traced).items()}
+        counts = compact.plan.counts(traced)
     with stage(f"perplexity of both models on {len(ids)} windows of {config.window} tokens"):
         found = [perplexity(module, ids) for module in (dense, compact.module)]
     with stage("time both models"):
@@ -141,8 +141,13 @@ def _forward(module: nn.Module, ids: Tensor) -> Callable[[], Any]:
     return forward
 
 
+def threads() -> str:
+    """How many threads torch runs on, in words."""
+    number = torch.get_num_threads()
+    return f"{number} thread{'s' * (number != 1)}"
+
+
 def _machine(device: torch.device) -> str:
     if device.type == "cpu":
-        threads = torch.get_num_threads()
-        return f"the CPU with {threads} thread{'s' * (threads != 1)}"
+        return f"the CPU with {threads()}"
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -79,6 +79,12 @@ def model_on_meta(name: str, *, lora: bool = False) -> Any:
     return _adapted(on_meta(find_model(name, weights=False)), lora)
 
 
+def title_of(name: str) -> str:
+    """What a page calls the model that a user names: the last part of a path, else the name."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() else name
+
+
 def _adapted(module: Any, lora: bool) -> Any:
     if not lora:
         return module

@@ -22,8 +22,7 @@ from typing import Any
 import torch
 
 from ..budget import is_adapter, mac_cost, parameter_cost
-from ..errors import FileFormatError
-from ..files import write_text_atomically
+from ..files import reading, write_text_atomically
 from ..layers import home_of
 from ..plan import GroupPlan, PruningPlan
 from ..scores import Scores
@@ -111,7 +110,7 @@ class RunReport:
         Raises:
             FileFormatError: there is no such file, or it holds no report.
         """
-        try:
+        with reading(path, "a report of a run"):
             body = json.loads(Path(path).read_text(encoding="utf-8"))
             if body.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT!r}")
@@ -123,8 +122,6 @@ class RunReport:
                 "notes": tuple(body["notes"]),
             }
             return RunReport(**{**body, **rows})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FileFormatError(f"{path} is not a report of a run: {error}") from error
 
 
 def report_run(
@@ -178,7 +175,7 @@ def predicted(traced: TracedModel, plan: PruningPlan) -> tuple[Measurement, Meas
 
     Adapters do not count as parameters where the budget of the plan is a share of the others.
     """
-    counts = {atom: kept.count for atom, kept in plan.keep(traced).items()}
+    counts = plan.counts(traced)
     base = plan.about.get("of") == "base"
     parameters = parameter_cost(traced, lambda name: not (base and is_adapter(name)))
     macs = mac_cost(traced.inference)
@@ -194,7 +191,7 @@ def group_rows(traced: TracedModel, plan: PruningPlan) -> tuple[GroupRow, ...]:
     Raises:
         PlanError: the plan is for another model.
     """
-    kept = {atom: units.count for atom, units in plan.keep(traced).items()}
+    kept = plan.counts(traced)
     return tuple(
         GroupRow(g.name, g.kind, home_of(g), g.units, kept.get(g.atom.id, g.units), g.status, g.reason)
         for g in traced.groups

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..tables import PREFIXES, count, span
 from .run import GroupRow, RunReport, ScoreRow
-from .tables import Measurement, count
+from .tables import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -331,7 +332,7 @@ def _frame(at: Axes, *sides: str) -> None:
 
 
 def _scale(most: float) -> tuple[float, str]:
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for prefix, size in PREFIXES:
         if most >= size:
             return size, prefix
     return 1.0, "1"
@@ -344,9 +345,4 @@ def _colour(place: int, models: int) -> str:
 
 def _of_units(cells: Iterable[tuple[int, int]]) -> str:
     kept, units = ({each[side] for each in cells} for side in (0, 1))
-    return f"{_range(kept)} of {_range(units)}"
-
-
-def _range(values: set[int]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+    return f"{span(kept)} of {span(units)}"

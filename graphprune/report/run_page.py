@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..files import new_directory
-from ..tables import any_layer, facts_table
+from ..tables import any_layer, facts_table, span
 from .run import GroupRow, RunReport
 from .run_figures import budget_words, can_draw, figures, to_svg, words, write_png
 from .tables import Column, Table, comparison_table, to_html, to_markdown
@@ -191,9 +191,7 @@ def held_table(groups: tuple[GroupRow, ...]) -> Table:
     cells = []
     for (name, status, reason), alike in rows.items():
         own = alike[0].name if len(alike) == 1 else name
-        units = sorted({group.units for group in alike})
-        sizes = f"{units[0]:,}" if len(units) == 1 else f"{units[0]:,}–{units[-1]:,}"
-        cells.append((own, f"{len(alike):,}", sizes, status, reason or CHOSEN))
+        cells.append((own, f"{len(alike):,}", span(group.units for group in alike), status, reason or CHOSEN))
     columns = (Column("group", breaks=True), Column("×", number=True), Column("units", number=True))
     return Table((*columns, Column("state"), Column("why", breaks=True)), tuple(cells))
 

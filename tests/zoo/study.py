@@ -107,7 +107,7 @@ def study(name: str, entry: Entry) -> Row:
     except gp.GraphPruneError as error:
         return Row(**row, problem=f"it is not cut: {_line(error)}")
     row["after"] = sum(parameter.numel() for parameter in compact.graph.parameters())
-    row["planned"] = cost({atom: kept.count for atom, kept in plan.keep(traced).items()})
+    row["planned"] = cost(plan.counts(traced))
     row["graph_error"] = None if compact.report is None else compact.report.graph_error
     if compact.module_form is not None:
         row["module_groups"] = len(groups)

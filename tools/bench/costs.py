@@ -256,7 +256,7 @@ def forward(model: nn.Module, sizes: Sizes) -> Figures:
     for name, (of, homogeneous) in HALVES.items():
         plan = gp.select(traced, scores, ratio=share_of(of, model), homogeneous=homogeneous, form="module")
         modules.append(gp.rewrite(traced, plan).module)
-        kept = {atom: units.count for atom, units in plan.keep(long).items()}
+        kept = plan.counts(long)
         rows.append({"name": name, "parameters": count(modules[-1]), "MACs": macs(kept) // len(ids)})
     calls = [partial(module, input_ids=ids[:1]) for module in modules]
     in_torch = interleaved_milliseconds(calls, runs=sizes.runs)
