@@ -30,6 +30,8 @@ from ..program import Inference, ParameterInfo, Program, fetch
 from ..rules import Call, Dims, Result, axis_rules, control_rules
 from ..rules.registry import DATA_SIZED, bound_arguments, operator_name, shape_of
 
+INPUT, OUTPUT = "it is a dim of an input", "it is a dim of an output"
+
 ParameterDim = tuple[str, int]
 """A dim of a parameter: the parameter's name in the table, and the dim's position."""
 
@@ -186,7 +188,7 @@ class _Walk:
         shape = shape_of(node.meta.get("val")) or ()
         dims = Dims(tuple(self.solver.fresh(size) for size in shape), (False,) * len(shape))
         for axis in dims.axes:
-            self.solver.freeze(axis, "it is a dim of an input", node)
+            self.solver.freeze(axis, INPUT, node)
         return dims
 
     def _flat(self, outputs: Any) -> list[Dims | None]:
@@ -203,7 +205,7 @@ class _Walk:
             result = self.known.get(each)
             for dims in result if isinstance(result, tuple) else (result,):
                 for axis in dims.axes if dims else ():
-                    self.solver.freeze(axis, "it is a dim of an output", each)
+                    self.solver.freeze(axis, OUTPUT, each)
 
     def _call(self, module: fx.GraphModule, node: fx.Node, path: str) -> Result:
         if node.target is operator.getitem:

@@ -17,23 +17,25 @@ from __future__ import annotations
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..axes import Atom, Axis, Product, Sum, factors_of, product
+from ..axes import Atom, Axis, Product, Sum, atoms, factors_of, product
 from ..errors import RewriteError
 from ..groups import Groups, Kind
 from ..masks import Keep, kept_size
 from ..program import Inference, Program
 from ..rules import Dims
+from ..rules.indexing import LOOKED_UP
 from ..rules.registry import operator_name
+from .infer_axes import INPUT, OUTPUT
 
 Role = str
 """What an axis counts: the kinds of its factors in order, ``heads``, ``heads repeats``, ``head_dims``, ``channels``; or
-``sum``, whatever its terms count."""
+``sum``, whatever its terms count. ``inner``: channels that are no vocabulary and nothing of an input or an output."""
 
 ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(num_)?(key_value|kv|multi_query)_?(attention_)?(heads|group_num)", ("heads",)),
@@ -51,8 +53,8 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
         ("heads repeats head_dims", "heads head_dims"),
     ),
     (r"kv_dim", ("heads head_dims", "head_dims")),
-    (r"(ssm_)?state_size", ("head_dims", "channels")),
-    (r"time_step_rank", ("channels",)),
+    (r"(ssm_)?state_size", ("head_dims", "inner")),
+    (r"time_step_rank", ("inner",)),
     (r"conv_dim", ("sum",)),
     # in an attention block the sum of its heads, elsewhere the width of the residual
     (r"embed_dim", ("heads repeats head_dims", "heads head_dims", "channels")),
@@ -60,7 +62,7 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (
         r"(\w+_)?(intermediate_size|ffn_dim|n_inner|d_ff|ffn_hidden_size|dim_feedforward|hidden_dim|mlp_dim"
         r"|feed_forward_size|inner_size|feedforward_channels)",
-        ("channels", "heads repeats head_dims", "heads head_dims"),
+        ("inner", "heads repeats head_dims", "heads head_dims"),
     ),
 )
 """Names of attributes that transformers families share, as patterns of the whole name, and what they count.
@@ -210,7 +212,8 @@ def counted_axes(inference: Inference, groups: Groups) -> dict[str, Counted]:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         for dims in (found if isinstance(found, tuple) else (found,)) if stack else ():
             axes[stack[-1][0]].update(dims.axes if isinstance(dims, Dims) else ())
-    runs = cache(lambda axis: tuple(_runs(axis, kinds)))
+    ends = {atom for atom, mark in inference.solver.frozen.items() if mark.reason in (INPUT, OUTPUT, LOOKED_UP)}
+    runs = cache(lambda axis: tuple(_with_inner(_runs(axis, kinds), ends)))
     return {
         path: _by_role(run for axis in each for run in runs(inference.solver.resolve(axis)))
         for path, each in axes.items()
@@ -244,6 +247,14 @@ def _runs(axis: Axis, kinds: Mapping[Atom, Kind]) -> Iterator[tuple[Role, Axis]]
             yield "sum", factor
             for term in set(factor.terms):
                 yield from _runs(term, kinds)
+
+
+def _with_inner(runs: Iterable[tuple[Role, Axis]], ends: Collection[int]) -> Iterator[tuple[Role, Axis]]:
+    """The same runs, and once more those of channels that are not at an end of the model."""
+    for role, run in runs:
+        yield role, run
+        if role == "channels" and not any(atom.id in ends for atom in atoms(run)):
+            yield "inner", run
 
 
 def _role(axis: Axis, kinds: Mapping[Atom, Kind]) -> str | None:

@@ -11,12 +11,14 @@ from ..axes import ONE, Axis
 from .pointwise import broadcast
 from .registry import Call, Dims, Result, axis_rule, dim_index
 
+LOOKED_UP = "its positions are named by data (embedding)"
+
 
 @axis_rule("embedding")
 def embedding(call: Call) -> Result:
     """``v h, ... -> ... h``: v is named by data, so it is frozen."""
     weight, indices = call.tensor("weight"), call.tensor("indices")
-    call.freeze(weight.axes[0], "its positions are named by data (embedding)")
+    call.freeze(weight.axes[0], LOOKED_UP)
     return Dims((*indices.axes, weight.axes[1]), (*(False,) * len(indices), weight.zero[1]))
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 import graphprune as gp
-from graphprune.expressible import misfit
+from graphprune.expressible import config_cuts, misfit
 
-from .tiny import compact_llama, described, half, tiny_llama, traced_llama
+from .tiny import VOCABULARY, compact_llama, described, half, tiny_llama, traced_llama
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -28,3 +28,13 @@ def test_config_that_contradicts_itself_says_so() -> None:
     assert misfit(model) == (
         "its config makes no LlamaForCausalLM: Class validation error for validator 'validate_architecture'"
     )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_width_that_is_as_large_as_the_vocabulary(tied: bool) -> None:
+    traced = traced_llama(tiny_llama(tied=tied, intermediate=VOCABULARY))
+    channels = [group for group in traced.groups.prunable if group.kind == "channels"]
+    assert {group.family for group in channels} <= config_cuts(traced).counts.keys()
+    compact = gp.rewrite(traced, half(traced, described)).module
+    assert (compact.config.intermediate_size, compact.config.vocab_size) == (VOCABULARY // 2, VOCABULARY)
+    assert misfit(compact) is None

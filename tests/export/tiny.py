@@ -15,13 +15,20 @@ VOCABULARY = 97
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def tiny_llama(*, tied: bool = True, layers: int = 2, hidden: int = 48, dtype: torch.dtype = torch.float32) -> Any:
+def tiny_llama(
+    *,
+    tied: bool = True,
+    layers: int = 2,
+    hidden: int = 48,
+    intermediate: int = 80,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
     """Four KV heads with two query heads each, random weights, the same at every call."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=hidden,
-        intermediate_size=80,
+        intermediate_size=intermediate,
         num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=4,
