@@ -20,17 +20,13 @@ from .axes import Atom, atoms
 from .errors import PlanError, RewriteError
 from .passes.slice_parameters import DimMasks, parameter_masks
 from .passes.trace import inference_mode_of
-from .passes.verify import difference
+from .passes.verify import difference, rounding_of
 from .plan import GroupPlan, PruningPlan
 from .program import fetch, parameter_table
 
 if TYPE_CHECKING:
     from .groups import PruningGroup
     from .traced import TracedModel
-
-TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4}
-HALF_TOLERANCE = 5e-2
-"""Largest difference, relative to the largest output, that is put down to rounding when weights are merged."""
 
 
 def adapter_layers(module: nn.Module) -> dict[str, nn.Module]:
@@ -260,12 +256,6 @@ def outputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     with inference_mode_of(module):
         outputs = module(*args, **kwargs)
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-
-
-def rounding_of(module: nn.Module) -> float:
-    """The largest difference between two ways to run a module that is put down to rounding in its types."""
-    types = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
-    return max((TOLERANCES.get(each, HALF_TOLERANCE) for each in types), default=TOLERANCES[torch.float32])
 
 
 def carry_plan(traced: TracedModel, plan: PruningPlan, other: TracedModel, names: Mapping[str, str]) -> PruningPlan:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from .device import device_of, wait_for_device
 from .passes.trace import inference_mode_of
 from .progress import Progress, Watched
 
@@ -54,7 +55,7 @@ def perplexity(
     length = windows.shape[1]
     new = min(stride or length, length - 1)
     module = model if isinstance(model, torch.nn.Module) else None
-    device = _device_of(module)
+    device = None if module is None else device_of(module)
     loss = 0.0
     batches = windows.split(batch_size or max(1, TOKENS_IN_BATCH // length))
     with torch.no_grad() if module is None else inference_mode_of(module):
@@ -84,8 +85,8 @@ def counted_tokens(windows: torch.Tensor, *, stride: int | None = None) -> int:
 def forward_milliseconds(forward: Callable[[], Any], *, runs: int = 5) -> float:
     """The least time in milliseconds of ``runs`` calls of ``forward``, after one call that is not counted.
 
-    The least and not the mean, since what else the machine does only ever adds. ``forward`` must return only when its
-    result is there (on an accelerator: synchronise in it).
+    The least and not the mean, since what else the machine does only ever adds. What runs on an accelerator is waited
+    for.
     """
     return interleaved_milliseconds([forward], runs=runs)[0]
 
@@ -106,16 +107,11 @@ def interleaved_milliseconds(
 
 
 def _seconds(forward: Callable[[], Any]) -> float:
+    wait_for_device()
     start = time.perf_counter()
     forward()
+    wait_for_device()
     return time.perf_counter() - start
-
-
-def _device_of(module: torch.nn.Module | None) -> torch.device | None:
-    if module is None:
-        return None
-    parameter = next(module.parameters(), None)
-    return parameter.device if parameter is not None else None
 
 
 def _logits(output: Any) -> torch.Tensor:

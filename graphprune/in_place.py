@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
-from .adapters import rounding_of
 from .compact import CompactModel
 from .errors import RewriteError, VerificationError
 from .masks import Keep
@@ -52,6 +51,7 @@ from .passes.verify import (
     check_effect,
     cut_statistics,
     difference,
+    rounding_of,
     run_graph,
     run_module,
 )
@@ -97,7 +97,7 @@ def rewrite_in_place(traced: TracedModel, plan: PruningPlan) -> CompactModel:
                 set_sizes(program.module, inference, counted, keep, dense)
                 clock.append(time.perf_counter())
                 module_error = _checked("module", reference, run_module(program, program.module, {}, None))
-                graph_error = _checked("graph", reference, run_graph(program, graph, {}))
+                graph_error = _checked("graph", reference, run_graph(program, graph, {}, None))
         clock.append(time.perf_counter())
         prepared, noted, cut, checked = (b - a for a, b in pairwise(clock))
         report = VerifyReport(
@@ -267,7 +267,7 @@ def _dense_outputs(program: Program) -> list[Tensor]:
         VerificationError: its graph computes something else.
     """
     outputs = run_module(program, program.module, {}, None)
-    check_captured(outputs, run_graph(program, program.graph, {}), max(TOLERANCE, rounding_of(program.module)))
+    check_captured(outputs, run_graph(program, program.graph, {}, None), max(TOLERANCE, rounding_of(program.module)))
     return outputs
 
 
@@ -283,7 +283,7 @@ def _masked_outputs(
     for name, rows in zeroing_masks(inference, masks).items():
         if not program.table[name].is_buffer:
             zero_masked_(program.tensor(name).detach(), rows)
-    run = partial(run_graph, program, program.graph, {}, statistics=counted)
+    run = partial(run_graph, program, program.graph, {}, None, statistics=counted)
     # no module takes its statistics over kept units only: a graph does, and stands for both forms
     module = run() if counted else run_module(program, program.module, {}, None)
     effect = difference(dense, module)

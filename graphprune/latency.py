@@ -19,6 +19,7 @@ from torch import fx
 from torch.utils._pytree import tree_leaves
 
 from .budget import Counts
+from .device import wait_for_device
 from .errors import PlanError
 from .files import reading, write_text_atomically
 from .groups import PruningGroup
@@ -165,15 +166,9 @@ def _seconds(graph: fx.GraphModule, traced: TracedModel, repeats: int) -> float:
     times: list[float] = []
     with torch.no_grad():
         for _ in range(1 + repeats):
-            _wait(inputs)
+            wait_for_device()
             start = time.perf_counter()
             fx.Interpreter(graph).run(*inputs, enable_io_processing=False)
-            _wait(inputs)
+            wait_for_device()
             times.append(time.perf_counter() - start)
     return median(times[1:])
-
-
-def _wait(inputs: Sequence[object]) -> None:
-    """Let kernels that run beside the host end."""
-    if any(isinstance(each, torch.Tensor) and each.is_cuda for each in inputs):
-        torch.cuda.synchronize()

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from .adapters import carry_plan, inactive_couplings, merge_adapters
 from .compact import CompactModel
+from .device import device_of
 from .errors import CaptureError, GraphPruneError, RewriteError, VerificationError
 from .in_place import rewrite_in_place
 from .origin import origin_of
@@ -130,8 +131,7 @@ def example_inputs(model: nn.Module) -> dict[str, Tensor]:
         raise CaptureError(f"{type(model).__name__} needs example inputs: gp.trace(model, args=(…,), kwargs={{…}})")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (2, 13), generator=generator)
-    device = next((parameter.device for parameter in model.parameters()), ids.device)
-    return {"input_ids": ids.to(device)}
+    return {"input_ids": ids.to(device_of(model))}
 
 
 def rewrite(

@@ -3,7 +3,7 @@
 1. The compact tensors are the kept slices of the original ones, to the bit.
 2. The original with zeros in place of the pruned units gives the same outputs as the compact model, on the inputs that
    the model was traced with, in float64 where it fits: also inside a module that insists on float32, whose rounding
-   would hide small mistakes and look like one.
+   would hide small mistakes and look like one. Halves that do not fit are widened to float32 call by call.
 3. Where a statistic is taken over an axis that is cut, it counts what is kept: the reference takes it so too.
 4. The check can fail: zeros in place of the pruned units change the outputs of the original.
 
@@ -40,7 +40,14 @@ Record = Callable[[fx.Node, Any], None]
 
 FLOAT64_TOLERANCE = 1e-6
 TOLERANCE = 1e-4
-"""Largest difference that is put down to rounding, relative to the largest value of an output."""
+HALF_TOLERANCE = 5e-2
+"""Largest difference that is put down to rounding in a type, relative to the largest value of an output."""
+
+FLOAT64_DEVICES = ("cuda", "xpu")
+"""The accelerators that compute in float64 and tell of their free memory."""
+
+WIDENED = torch.float32
+"""What halves become, call by call, where the model does not fit in float64; a copy of it need not fit then."""
 
 SAME = 1e-9
 """The same where two forms hold the same float64 tensors and should make the same calls."""
@@ -110,11 +117,22 @@ class Check:
 
     @property
     def tolerance(self) -> float:
-        return FLOAT64_TOLERANCE if self.dtype == torch.float64 else TOLERANCE
+        return rounding_in(self.dtype) if self.dtype is not None else rounding_of(self.program.module)
 
     @property
     def effect(self) -> float:
         return difference(self.dense, self.masked)
+
+
+def rounding_of(module: nn.Module) -> float:
+    """The largest difference between two ways to run a module that is put down to rounding in its types."""
+    types = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
+    return max(map(rounding_in, types), default=TOLERANCE)
+
+
+def rounding_in(dtype: torch.dtype) -> float:
+    """The same for a type."""
+    return {torch.float64: FLOAT64_TOLERANCE, torch.float32: TOLERANCE}.get(dtype, HALF_TOLERANCE)
 
 
 def prepare_check(
@@ -145,13 +163,13 @@ def prepare_check(
                 raise
             continue  # the model mixes in types of its own: check it in its own types
         sliced = {name: slice_tensor(probe, masks[name]) for name, probe in probes.items()}
-        promoted, values = _promoted(program.graph, dtype), _graph_values(program, inference, masked, dtype)
-        graph_outputs = run_graph(program, promoted, values)
-        check_captured(masked_outputs, graph_outputs, TOLERANCE)
+        values = _graph_values(program, inference, masked, dtype)
+        graph_outputs = run_graph(program, program.graph, values, dtype)
+        check_captured(masked_outputs, graph_outputs, TOLERANCE if dtype is not None else rounding_of(program.module))
         counted = cut_statistics(program, inference, keep) if statistics == "kept" else {}
         if counted:
             # no module takes its statistics over kept units only: a graph does, and stands for both forms
-            graph_outputs = masked_outputs = run_graph(program, promoted, values, statistics=counted)
+            graph_outputs = masked_outputs = run_graph(program, program.graph, values, dtype, statistics=counted)
         check = Check(
             program,
             inference,
@@ -227,18 +245,17 @@ def check_graph(check: Check, compact: fx.GraphModule) -> float:
     Raises:
         VerificationError: it is more than rounding; the message names the first call that disagrees.
     """
-    promoted = _promoted(compact, check.dtype)
     values = {
         name: check.sliced[name] if name in check.sliced else _cast(fetch(compact, name), check.dtype)
         for name in _attributes(compact)
     }
     try:
-        outputs = run_graph(check.program, promoted, values)
+        outputs = run_graph(check.program, compact, values, check.dtype)
     except Exception as error:
         raise VerificationError(f"the graph form does not run: {first_line(error)}") from error
     worst = difference(check.masked_graph, outputs)
     if not worst <= check.tolerance:
-        where = _first_disagreement(check, promoted, values)
+        where = _first_disagreement(check, compact, values)
         raise VerificationError(f"the graph form differs from the masked model by {worst:.1e}, first at {where}")
     return worst
 
@@ -271,11 +288,7 @@ def same_values(
         found = run_module(program, module, {}, dtype)
         compact = make_graph()
         values = {name: _cast(fetch(compact, name), dtype) for name in _attributes(compact)}
-        if any(isinstance(inner, fx.GraphModule) for inner in list(compact.modules())[1:]):
-            expected = run_graph(program, _promoted(compact, dtype), values)  # no dispatch mode goes into these
-        else:
-            with nullcontext() if dtype is None else _Promoting(dtype):
-                expected = run_graph(program, compact, values)
+        expected = run_graph(program, compact, values, dtype)
     except Exception:  # whatever a forward finds wrong with its shapes or types
         return False
     return difference(expected, found) <= (SAME if dtype == torch.float64 else TOLERANCE)
@@ -308,11 +321,25 @@ def difference(expected: list[Tensor], found: list[Tensor]) -> float:
 
 
 def types_to_check(program: Program) -> list[torch.dtype | None]:
-    """The types to check in: float64 where three copies of the model fit into half of the free memory."""
-    bytes_needed = 3 * 8 * sum(info.numel for info in program.table.values())
-    on_host = all(fetch(program.module, name).device.type == "cpu" for name in program.table)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    return [torch.float64, None] if on_host and bytes_needed < free / 2 else [None]
+    """The types to check in, the best first: None, the model's own ones, is the last.
+
+    float64 where three copies of the model fit into half of the free memory, and float32 for a model with halves.
+    """
+    tensors = [fetch(program.module, name) for name in program.table]
+    devices = {tensor.device for tensor in tensors}
+    found: list[torch.dtype | None] = [None]
+    if any(tensor.is_floating_point() and tensor.dtype.itemsize < WIDENED.itemsize for tensor in tensors):
+        found.insert(0, WIDENED)
+    if len(devices) == 1 and 3 * 8 * sum(info.numel for info in program.table.values()) < _free_bytes(*devices) / 2:
+        found.insert(0, torch.float64)
+    return found
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Free memory for float64 on a device; 0 where it can't be told, or there is no such type."""
+    if device.type == "cpu":
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return torch.accelerator.get_memory_info(device)[0] if device.type in FLOAT64_DEVICES else 0
 
 
 def _is_buffer(program: Program, name: str) -> bool:
@@ -320,7 +347,8 @@ def _is_buffer(program: Program, name: str) -> bool:
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.detach().to(dtype) if dtype is not None and tensor.is_floating_point() else tensor.detach()
+    wide = dtype not in (None, WIDENED) and tensor.is_floating_point()  # what is widened is so in each call
+    return tensor.detach().to(dtype) if wide else tensor.detach()
 
 
 def _probe(tensor: Tensor, masks: DimMasks, generator: torch.Generator) -> Tensor:
@@ -356,7 +384,10 @@ def run_module(
 
 
 class _Promoting(TorchDispatchMode):
-    """Runs every call with ``dtype`` in place of the floating types that it names: ``.float()`` changes nothing."""
+    """Runs every call with ``dtype`` in place of the floating types that it names: ``.float()`` changes nothing.
+
+    With :data:`WIDENED` halves among the arguments become that too, but for those that the call writes to.
+    """
 
     def __init__(self, dtype: torch.dtype):
         super().__init__()  # type: ignore[no-untyped-call]
@@ -364,10 +395,27 @@ class _Promoting(TorchDispatchMode):
         self.supports_higher_order_operators = True  # or torch.cond raises; within its branches types stay as named
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*(self._promote(each) for each in args), **{k: self._promote(v) for k, v in (kwargs or {}).items()})
+        args, kwargs = tree_map(self._promote, (args, kwargs or {}))
+        if self.dtype == WIDENED:
+            written = _written(func)
+            args = tuple(a if at in written else tree_map(_widen, a) for at, a in enumerate(args))
+            kwargs = {name: a if name in written else tree_map(_widen, a) for name, a in kwargs.items()}
+        return func(*args, **kwargs)
 
     def _promote(self, value: Any) -> Any:
         return self.dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
+def _widen(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.is_floating_point() and value.dtype.itemsize < WIDENED.itemsize
+    return value.to(WIDENED) if half else value
+
+
+def _written(operator: Any) -> set[int | str]:
+    """The arguments that an operator writes to, by position and by name."""
+    arguments = operator._schema.arguments if isinstance(operator, torch._ops.OpOverload) else ()
+    written = [(at, a.name) for at, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
+    return {each for pair in written for each in pair}
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
@@ -457,10 +505,9 @@ def _first_disagreement(check: Check, compact: fx.GraphModule, values: Mapping[s
             found.append(f"{node.target} in {location(origin)}")
 
     masked = _graph_values(program, inference, check.masked_tensors, check.dtype)
-    original = _promoted(program.graph, check.dtype)
     keep_value: Record = lambda node, value: expected.__setitem__(node.name, value)  # noqa: E731
-    run_graph(program, original, masked, keep_value, check.statistics)
-    run_graph(program, compact, values, compare)
+    run_graph(program, program.graph, masked, check.dtype, record=keep_value, statistics=check.statistics)
+    run_graph(program, compact, values, check.dtype, record=compare)
     return found[0] if found else "its outputs"
 
 
@@ -487,16 +534,22 @@ def run_graph(
     program: Program,
     graph: fx.GraphModule,
     values: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
+    *,
     record: Record | None = None,
     statistics: Mapping[str, Masks] | None = None,
 ) -> list[Tensor]:
-    """The outputs of a graph on the inputs that its module was traced with.
+    """The outputs of a graph, in a type, on the inputs that its module was traced with.
 
-    The calls named in ``statistics`` count only the positions that the masks of their input's dims keep.
+    ``values`` are in that type already, but for those that are widened call by call. The calls named in ``statistics``
+    count only the positions that the masks of their input's dims keep.
     """
-    wide = any(value.dtype == torch.float64 for value in values.values())
-    args, kwargs = _inputs(program, torch.float64 if wide else None)
-    with torch.no_grad():
+    mode = nullcontext() if dtype is None else _Promoting(dtype)
+    if any(isinstance(inner, fx.GraphModule) for inner in list(graph.modules())[1:]):
+        graph, mode = _promoted(graph, dtype), nullcontext()  # no dispatch mode goes into these
+        values = {name: _widen(value) for name, value in values.items()} if dtype == WIDENED else values
+    args, kwargs = _inputs(program, dtype)
+    with torch.no_grad(), mode:
         return _tensors(_Substituted(graph, values, record, statistics or {}).call(args, kwargs))
 
 

@@ -25,6 +25,7 @@ from torch import nn
 
 from ..budget import mac_cost
 from ..compact import CompactModel
+from ..device import default_device, described, placed
 from ..errors import TrainingInterrupted
 from ..evaluation import perplexity
 from ..export.directory import save
@@ -47,7 +48,7 @@ from .evaluate import milliseconds
 from .inspect import show_summary
 from .models import Opened, open_onnx
 from .prune import tuned
-from .report import DIRECTORY, TUNED_AND_NOT, or_warn, threads
+from .report import DIRECTORY, TUNED_AND_NOT, or_warn
 from .tracing import trace_named
 
 WINDOW = 128
@@ -104,6 +105,7 @@ def demo(
     show()
     with stage("load the model"):
         dense, tokenizer = load_model(source)
+        dense = placed(dense)
     training = windows(tokenizer, split.train, WINDOW)
     held_out = windows(tokenizer, split.held_out, WINDOW)[:limit]
     with new_directory(output) as directory:
@@ -112,7 +114,7 @@ def demo(
         variants = [_measure("dense", dense, None, meta, held_out, scratch / "dense.onnx")]
 
         with counted("score once and select, without tuning") as progress:
-            traced, plan, _ = plan_at_once(load_model(source)[0], training, config, progress=progress)
+            traced, plan, _ = plan_at_once(placed(load_model(source)[0]), training, config, progress=progress)
         compact = _cut(traced, plan)
         del traced, plan  # with the model and its adapters: memory for what follows
         variants.append(
@@ -120,7 +122,7 @@ def demo(
         )
 
         try:
-            result = tuned(load_model(source)[0], None, training, config, scratch / "run")
+            result = tuned(placed(load_model(source)[0]), None, training, config, scratch / "run")
         except TrainingInterrupted:
             raise KeyboardInterrupt from None  # nothing is kept of a demo, so there is nothing to go on with
         compact = _cut(result.traced, result.plan)
@@ -182,7 +184,7 @@ def demo_config(ratio: float, steps: int, seed: int) -> PruneConfig:
 
 def generate(module: Any, tokenizer: Any, prompt: str, *, tokens: int = 40) -> str:
     """The prompt and its most probable continuation up to the end of a sentence."""
-    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(module.device)
     with torch.no_grad():
         output = module.generate(
             input_ids=ids["input_ids"],
@@ -238,7 +240,8 @@ def _how(held_out: torch.Tensor) -> tuple[str, ...]:
     """How the models are measured, in lines."""
     return (
         f"perplexity on {len(held_out)} held-out windows of {WINDOW} tokens",
-        f"MACs and ms of a forward pass over {WINDOW} tokens, {threads()}",
+        f"MACs and ms of a forward pass over {WINDOW} tokens, of torch on {described(default_device())}, "
+        f"of onnxruntime on {described(torch.device('cpu'))}",
         "file: ONNX",
     )
 

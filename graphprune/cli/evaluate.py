@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..device import default_device, described, device_of
 from ..errors import SourceError
 from ..evaluation import counted_tokens, interleaved_milliseconds, perplexity
 from ..progress import Progress
@@ -60,7 +61,7 @@ def evaluate(
     source = load_text(text, split=split)
     content = source.train + source.held_out if whole else source.held_out
     rows: list[Measurement] = []
-    opened = [open_model(name) for name in models]
+    opened = [open_model(name, run=True) for name in models]
     pieces: list[torch.Tensor] = []
     for model, reader in zip(opened, _tokenizers(opened, tokenizer), strict=True):
         ids = windows(reader, content, window, stride=stride)[:limit]
@@ -78,6 +79,8 @@ def evaluate(
     counts = sorted({counted_tokens(ids, stride=stride) for ids in pieces})
     apart = "" if stride in (None, window) else f", one every {stride}"
     show(f"{part} {source.name}, windows of {window} tokens{apart}; {_range(counts)} tokens count")
+    if default_device().type != "cpu":
+        show(f"torch on {described(default_device())}, onnxruntime on {described(torch.device('cpu'))}")
     show()
     show_table(table)
 
@@ -99,7 +102,10 @@ def milliseconds(
     models: Sequence[Opened], ids: Sequence[torch.Tensor], *, runs: int = 5, progress: Progress | None = None
 ) -> list[float]:
     """The least time of a forward pass of each model over its ids, all measured in turn."""
-    forwards = [partial(model.forward, input_ids=each) for model, each in zip(models, ids, strict=True)]
+    places = [torch.device("cpu") if model.module is None else device_of(model.module) for model in models]
+    forwards = [
+        partial(model.forward, input_ids=each.to(place)) for model, each, place in zip(models, ids, places, strict=True)
+    ]
     return interleaved_milliseconds(forwards, runs=runs, progress=progress)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..device import placed
 from ..errors import FileFormatError, SourceError
 from ..export.directory import ABOUT, load
 from ..export.manifest import read_about
@@ -40,10 +41,11 @@ def is_compact(directory: Path) -> bool:
     return (directory / ABOUT).is_file()
 
 
-def open_model(name: str, *, dtype: torch.dtype | Literal["auto"] = torch.float32) -> Opened:
+def open_model(name: str, *, dtype: torch.dtype | Literal["auto"] = torch.float32, run: bool = False) -> Opened:
     """The model in a directory, of a name on the hub, or in an ONNX file; of an adapter with the model that it is for.
 
-    ``dtype`` is what plain weights are loaded as, ``"auto"`` the types that they are stored in.
+    ``dtype`` is what plain weights are loaded as, ``"auto"`` the types that they are stored in. A model that is to be
+    ``run``, and not only written again, goes to the accelerator where there is one.
 
     Raises:
         SourceError: there is no such model.
@@ -62,6 +64,7 @@ def open_model(name: str, *, dtype: torch.dtype | Literal["auto"] = torch.float3
         sizes_differ = is_compact(directory) and read_about(directory)["form"] == "remote-code"
         module = load(directory) if sizes_differ else load_weights(directory, dtype=dtype)
         stored = [directory]
+    module = placed(module) if run else module
     weights = {file for each in stored for file in each.rglob("*.safetensors")}
     return Opened(
         name=Path(name).name or name,

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..device import placed
 from ..errors import OutputExistsError, TrainingError
 from ..files import refuse_existing
 from .apply import save_and_tell
@@ -60,6 +61,7 @@ def prune(
     split = load_text(text)
     with stage(f"load {model}" + ("" if adapter is None else f" and the adapter {adapter}")):
         module, tokenizer = _load(model, adapter, bits)
+        module = placed(module)
     ids = windows(tokenizer, split.train, config.window)
     adapters: Literal["merge", "keep"] = "merge" if merge else "keep"
     result: TuneResult | None = None

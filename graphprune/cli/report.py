@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..budget import mac_cost
 from ..compact import CompactModel
+from ..device import described, device_of
 from ..evaluation import counted_tokens, interleaved_milliseconds, perplexity
 from ..pipeline import trace
 from ..quiet import first_line
@@ -60,7 +61,7 @@ def measured_report(
     history: Sequence[LoggedStep],
 ) -> RunReport:
     """The report of a run, for which both models are measured on the held-out part of its text."""
-    device = next(compact.parameters()).device
+    device = device_of(compact.module)
     dense = dense.to(device)
     ids = windows(tokenizer, split.held_out, config.window)[:MOST_WINDOWS].to(device)
     with stage("count multiply-accumulates"):
@@ -71,7 +72,7 @@ def measured_report(
     with stage(f"perplexity of both models on {len(ids)} windows of {config.window} tokens"):
         found = [perplexity(module, ids) for module in (dense, compact.module)]
     with stage("time both models"):
-        forwards = [_forward(module, ids[:1]) for module in (dense, compact.module)]
+        forwards = [partial(module, input_ids=ids[:1]) for module in (dense, compact.module)]
         dense_ms, ours_ms = interleaved_milliseconds(forwards, runs=RUNS)
     tuned = bool(history)
     models = (
@@ -85,7 +86,7 @@ def measured_report(
         f"{counted_tokens(ids):,} tokens count.",
         *((TUNED_AND_NOT,) if tuned else ()),
         f"MACs and time of a forward pass over one window of {config.window} tokens. The time is the least of {RUNS}, "
-        f"both models in turn, on {_machine(device)}.",
+        f"both models in turn, on {described(device)}.",
         *made_up(config),
         f"The pruned model is {checked(compact)}.",
     )
@@ -128,26 +129,3 @@ def write_and_tell(report: RunReport, directory: Path, *, place: Path | None = N
     show(f"{(place or directory) / PAGE}: what was cut and what came of it, for a browser")
     if not can_draw():
         say(NO_FIGURES)
-
-
-def _forward(module: nn.Module, ids: Tensor) -> Callable[[], Any]:
-    """A forward pass that ends when its result is there."""
-
-    def forward() -> None:
-        module(input_ids=ids)
-        if ids.device.type != "cpu":
-            torch.accelerator.synchronize(ids.device)
-
-    return forward
-
-
-def threads() -> str:
-    """How many threads torch runs on, in words."""
-    number = torch.get_num_threads()
-    return f"{number} thread{'s' * (number != 1)}"
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cpu":
-        return f"the CPU with {threads()}"
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

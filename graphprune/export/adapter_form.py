@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..adapters import adapter_layers, plain_modules
+from ..device import device_of
 from ..errors import FileFormatError
 from ..files import is_plain_name
 from ..quiet import first_line, quietly
@@ -51,7 +52,7 @@ def read_adapters(base: nn.Module, directory: Path, about: Mapping[str, Any]) ->
             raise FileFormatError(f"the adapter {name!r} does not lie in {directory}: save the model again")
         read_object(_folder(directory, name) / "adapter_config.json")
         require_safetensors(_folder(directory, name) / "adapter_model.safetensors")
-    device = str(next(base.parameters()).device)
+    device = str(device_of(base))
     try:
         with quietly():
             first, *others = names

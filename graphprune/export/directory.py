@@ -30,13 +30,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters import adapter_layers, is_peft_model, outputs_of, rounding_of, without_adapters
+from ..adapters import adapter_layers, is_peft_model, outputs_of, without_adapters
 from ..compact import CompactModel
+from ..device import device_of
 from ..errors import ExportError, FileFormatError, GraphPruneError
 from ..expressible import is_transformers_model, misfit
 from ..files import is_disk_full, new_directory
 from ..origin import Origin
-from ..passes.verify import difference
+from ..passes.verify import difference, rounding_of
 from ..quiet import first_line, quietly
 from ..version import __version__
 from ..weight_files import WEIGHTS
@@ -312,7 +313,7 @@ class _Writer:
 
     def _reload(self, directory: Path) -> float:
         """How far the model that is loaded from ``directory`` is from the one that was saved there."""
-        loaded = load(directory).to(next(self.module.parameters()).device)
+        loaded = load(directory).to(device_of(self.module))
         ours = plain_tensors(self.module)[0]
         for name, found in plain_tensors(loaded)[0].items():
             kept = ours.get(name, found)

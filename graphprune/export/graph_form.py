@@ -25,6 +25,7 @@ from torch.export import Dim
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..compact import CompactModel
+from ..device import device_of
 from ..errors import CaptureError, ExportError, FileFormatError
 from ..files import is_disk_full
 from ..passes.recompute_shapes import recompute_shapes
@@ -146,7 +147,7 @@ def read_graph(dense: nn.Module, plan: PruningPlan, about: Mapping[str, Any], fi
         PlanError: the plan is for another model.
         FileFormatError: the file lacks a tensor, or has one of another shape.
     """
-    device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
+    device = device_of(dense)
     args, kwargs = (make_inputs(about[INPUTS][part], device) for part in ("args", "kwargs"))
     tensors = load_file(file)
     try:

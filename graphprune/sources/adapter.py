@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..device import device_of
 from ..errors import FileFormatError, SourceError
 from ..files import check_safetensors
 from ..quiet import first_line, quietly
@@ -94,7 +95,7 @@ def put_on(model: Any, directory: Path) -> Any:
     """
     from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
-    device = next(model.parameters()).device
+    device = device_of(model)
     refused = f"The adapter in {directory} can't be put on this {type(model).__name__}"
     try:
         with quietly():

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..adapters import merge_adapters, rounding_of
+from ..adapters import merge_adapters
 from ..compact import CompactModel
 from ..distributed import has_others
 from ..errors import TrainingError, VerificationError
@@ -42,7 +42,16 @@ from ..passes.slice_parameters import (
     slice_tensor,
     zero_masked,
 )
-from ..passes.verify import FLOAT64_TOLERANCE, NOISE, VerifyReport, difference, matters, run_module, types_to_check
+from ..passes.verify import (
+    NOISE,
+    VerifyReport,
+    difference,
+    matters,
+    rounding_in,
+    rounding_of,
+    run_module,
+    types_to_check,
+)
 from ..pipeline import rewrite, trace
 from ..plan import PruningPlan
 from ..program import Program, fetch
@@ -240,7 +249,7 @@ def check_against(reference: Reference, program: Program, module: nn.Module) -> 
     Raises:
         VerificationError: it does not run, or differs by more than rounding.
     """
-    tolerance = FLOAT64_TOLERANCE if reference.dtype == torch.float64 else rounding_of(module)
+    tolerance = rounding_of(module) if reference.dtype is None else rounding_in(reference.dtype)
     way_out = "go on from the last checkpoint with compaction=None"
     try:
         outputs = run_module(program, module, {}, reference.dtype)

@@ -39,6 +39,7 @@ from transformers import (
 
 from ..adapters import adapter_layers
 from ..compact import CompactModel
+from ..device import default_device
 from ..errors import (
     DiskFullError,
     FileFormatError,
@@ -207,7 +208,7 @@ def make_trainer(
     model: nn.Module, windows: Tensor, config: PruneConfig, directory: Path, callbacks: list[TrainerCallback]
 ) -> Trainer:
     """A Trainer by the settings that says nothing and keeps whole checkpoints."""
-    on_cpu = not torch.accelerator.is_available()
+    on_cpu = default_device().type == "cpu"
     arguments = TrainingArguments(
         output_dir=str(directory),
         num_train_epochs=config.epochs,

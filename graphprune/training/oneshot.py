@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..compensation import compensate
+from ..device import device_of
 from ..pipeline import trace
 from ..plan import PruningPlan
 from ..progress import Progress, Watched
@@ -54,7 +55,7 @@ def plan_at_once(
         model = with_adapters(model, config)
     traced = trace(model)
     size = 1 if "squared_gradients" in criterion.needs else config.batch_size
-    pieces = windows[: config.batch_size * batches].split(size)
+    pieces = windows[: config.batch_size * batches].to(device_of(model)).split(size)
     data = Watched([{"input_ids": batch} for batch in pieces], progress)
     scores = score(traced, criterion, data=data if criterion.needs else None)
     plan = select(traced, scores, ratio=config.ratio, **config.selection())

@@ -302,6 +302,51 @@ def test_models_of_any_type_are_checked_in_float64(dtype: torch.dtype) -> None:
     assert report.dtype == "float64"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_without_room_for_float64_are_widened_call_by_call(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_free_bytes", lambda device: 0)
+    module = tiny_llama().to(dtype)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    report = rewritten(gp.trace(module)).report
+    assert report is not None
+    assert report.dtype == "float32"
+    assert report.tolerance == verify.TOLERANCE
+    assert report.graph_error is not None
+    assert 0 < report.graph_error < 1e-5 < report.effect
+    after = module.state_dict()
+    assert all(
+        after[name].dtype == tensor.dtype and torch.equal(after[name], tensor) for name, tensor in before.items()
+    )
+
+
+def test_a_wrong_cut_of_widened_halves_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_free_bytes", lambda device: 0)
+    traced = gp.trace(tiny_llama().to(torch.bfloat16))
+
+    def wrong(*arguments: Any) -> dict[str, DimMasks]:
+        masks = parameter_masks(*arguments)
+        return {
+            n: [r if r is None else r.flip(0) for r in rows] if "up_proj" in n else rows for n, rows in masks.items()
+        }
+
+    for module in (pipeline, verify):
+        monkeypatch.setattr(module, "parameter_masks", wrong)
+    with pytest.raises(VerificationError, match="differs from the masked model"):
+        rewritten(traced)
+
+
+def test_halves_that_can_only_run_in_their_own_type_have_its_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch looks at the type of a BatchNorm's weight before any call could be widened
+    monkeypatch.setattr(verify, "_free_bytes", lambda device: 0)
+    module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 3)).eval()
+    report = rewritten(gp.trace(module.bfloat16(), torch.randn(2, 3, 8, 8).bfloat16())).report
+    assert report is not None
+    assert report.dtype == "the model's own types"
+    assert report.tolerance == verify.HALF_TOLERANCE
+
+
 def test_differences() -> None:
     one, nan = torch.ones(2), torch.tensor([1.0, float("nan")])
     assert verify.difference([one], [one]) == 0

@@ -1,12 +1,14 @@
 """Measure what pruning costs beside LoRA tuning and dense-gradient scoring, and what a model of half the size saves.
 
     python tools/bench/costs.py --output costs.json --page
+    python tools/bench/costs.py --shape llama-7b --output llama-7b.json
     python tools/bench/costs.py --input costs.json --compaction compaction.json --page
 
 The batches are the same for all: 4 windows of 128 random token ids, which cost what a text costs. Each measurement is a
 process of its own, and the processes take turns for some rounds; a time is the least of all rounds, and so is the peak
-of memory (the largest resident size). ``--input`` makes the tables from figures that were written before. The time of
-a run that is cut on the way is measured by tools/bench/compaction.py, and what that wrote is shown with
+of memory (the largest resident size, or on an accelerator what torch has allocated there). ``--shape`` takes random
+weights in bfloat16 in the shape of a larger model. ``--input`` makes the tables from figures that were written before.
+The time of a run that is cut on the way is measured by tools/bench/compaction.py, and what that wrote is shown with
 ``--compaction``.
 """
 
@@ -33,11 +35,19 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 import graphprune as gp
 from graphprune.budget import mac_cost
 from graphprune.criteria import criterion_by_name
+from graphprune.device import default_device, described, device_of, placed, wait_for_device
 from graphprune.evaluation import interleaved_milliseconds
 from graphprune.export.onnx_check import open_session
 from graphprune.files import write_text_atomically
@@ -59,6 +69,11 @@ PRUNING: Mapping[str, Mapping[str, Any]] = {
     "fisher": {"criterion": "fisher", "normalize": None},
 }
 """The settings of each way to prune while tuning."""
+
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "llama-7b": {"max_position_embeddings": 2048},  # transformers' defaults are LLaMA-7B's
+}
+"""The configurations that random weights are made for."""
 
 HALVES = {
     "half of the decoder, layers differ": ("decoder", False),
@@ -92,6 +107,7 @@ def main() -> None:
     """Run the benchmark and print its tables, or (in a process of its own) one measurement as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=None, help="directory; default: that of SmolLM2-135M-Instruct")
+    parser.add_argument("--shape", choices=SHAPES, default=None, help="a model with random weights")
     parser.add_argument("--quick", action="store_true", help="sizes that show that it works, and nothing else")
     parser.add_argument("--compaction", type=Path, default=None, help="what compaction.py wrote with --output")
     parser.add_argument("--input", type=Path, default=None, help="figures from before, in place of measuring")
@@ -101,10 +117,13 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.measure is not None:
-        print(json.dumps(measured(options.measure, options.model, QUICK if options.quick else FULL)))
+        source = options.shape or options.model
+        print(json.dumps(measured(options.measure, source, QUICK if options.quick else FULL)))
         return
     if options.input is not None:
         figures = read(options.input)
+    elif options.shape is not None:
+        figures = measure(options.shape, options.shape, quick=options.quick)
     elif options.model is not None:
         figures = measure(options.model.name, options.model, quick=options.quick)
     else:
@@ -124,41 +143,57 @@ def read(path: Path) -> Figures:
     return figures
 
 
-def measure(name: str, directory: Path, *, quick: bool) -> Figures:
-    """Every figure of the tables for the model of a name; of each way a list, one for each round."""
+def measure(name: str, source: Path | str, *, quick: bool) -> Figures:
+    """Every figure of the tables for the model of a name; of each way a list, one for each round.
+
+    ``source`` is a directory, or the name of a shape.
+    """
     sizes = QUICK if quick else FULL
     costs: dict[str, list[Figures]] = {name: [] for name in MEASUREMENTS if name != "forward"}
     for number in range(sizes.rounds):
         for way, found in costs.items():
-            found.append(run(way, directory, quick=quick))
+            found.append(run(way, source, quick=quick))
             print(f"round {number + 1} of {sizes.rounds}, {way}: {json.dumps(found[-1])}", file=sys.stderr, flush=True)
     return {
         "model": name,
         "sizes": asdict(sizes),
         "costs": costs,
-        "forward": run("forward", directory, quick=quick),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "forward": run("forward", source, quick=quick),
+        "machine": f"{platform.machine()}, {described(default_device())}, torch {torch.__version__}",
     }
 
 
-def run(name: str, directory: Path, *, quick: bool) -> Figures:
+def run(name: str, source: Path | str, *, quick: bool) -> Figures:
     """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--measure", name, "--model", str(directory)]
+    given = "--model" if isinstance(source, Path) else "--shape"
+    command = [sys.executable, __file__, "--measure", name, given, str(source)]
     command += ["--quick"] if quick else []
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: Figures = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
-def measured(name: str, directory: Path, sizes: Sizes) -> Figures:
+def measured(name: str, source: Path | str, sizes: Sizes) -> Figures:
     """One measurement in this process, and megabytes at its peak and once everything was imported."""
     torch.manual_seed(0)
     importlib.import_module("peft")
     imported = peak_megabytes()
     with quietly():
-        model, _ = load_model(directory)
+        model = placed(load_model(source)[0]) if isinstance(source, Path) else random_model(source)
         figures = MEASUREMENTS[name](model, sizes)
     return {**figures, "imported MB": imported, "peak MB": peak_megabytes()}
+
+
+def random_model(shape: str) -> nn.Module:
+    """A model with random weights in bfloat16, on the accelerator where there is one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with default_device():
+            model: nn.Module = LlamaForCausalLM(LlamaConfig(**SHAPES[shape]))
+    finally:
+        torch.set_default_dtype(before)
+    return model.eval()
 
 
 def tune(pruning: str | None, model: nn.Module, sizes: Sizes) -> Figures:
@@ -175,7 +210,7 @@ def tune(pruning: str | None, model: nn.Module, sizes: Sizes) -> Figures:
     clock = Clock()
     callbacks: list[TrainerCallback] = [] if pruning is None else [gp.LoRAPruneCallback(config=config)]
     adapted = with_adapters(model, config)
-    windows = token_ids(model, sizes.steps * sizes.batch, sizes.window)
+    windows = token_ids(model, sizes.steps * sizes.batch, sizes.window).cpu()
     with tempfile.TemporaryDirectory() as run_directory, clock.looking_inside():
         make_trainer(adapted, windows, config, Path(run_directory), [*callbacks, clock]).train()
     return clock.figures()
@@ -189,6 +224,7 @@ class Clock(TrainerCallback):
         self.inside: dict[str, dict[int, float]] = {"score": {}, "select": {}}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        wait_for_device()
         self.ends.append(time.perf_counter())
 
     @contextmanager
@@ -216,8 +252,10 @@ class Clock(TrainerCallback):
 
     def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
+            wait_for_device()
             start = time.perf_counter()
             result = function(*args, **kwargs)
+            wait_for_device()
             seconds = self.inside[name]
             seconds[len(self.ends)] = seconds.get(len(self.ends), 0.0) + time.perf_counter() - start
             return result
@@ -232,11 +270,14 @@ def score_dense(model: nn.Module, sizes: Sizes) -> Figures:
 
     def batches() -> Iterator[dict[str, Tensor]]:
         for ids in token_ids(model, sizes.batches * sizes.batch, sizes.window).split(sizes.batch):
+            wait_for_device()
             clock.append(time.perf_counter())
             yield {"input_ids": ids}
+        wait_for_device()
         clock.append(time.perf_counter())
 
     gp.score(traced, "taylor", data=batches())
+    wait_for_device()
     return {
         "step": [end - start for start, end in pairwise(clock[1:])],
         "score": [time.perf_counter() - clock[-1]],
@@ -265,7 +306,7 @@ def forward(model: nn.Module, sizes: Sizes) -> Figures:
         for module, file in zip(modules, files, strict=True):
             gp.export_onnx(module, file)
         sessions = [open_session(file) for file in files]
-    feed = {"input_ids": ids[:1].numpy()}
+    feed = {"input_ids": ids[:1].cpu().numpy()}
     in_onnxruntime = interleaved_milliseconds([partial(each.run, None, feed) for each in sessions], runs=sizes.runs)
     times = zip(rows, in_torch, in_onnxruntime, strict=True)
     return {"rows": [{**row, "torch": ours, "onnxruntime": theirs} for row, ours, theirs in times]}
@@ -280,9 +321,10 @@ MEASUREMENTS: dict[str, Callable[[nn.Module, Sizes], Figures]] = {
 
 
 def token_ids(model: nn.Module, count: int, length: int) -> Tensor:
-    """The same random token ids ``[count, length]`` in every process."""
+    """The same random token ids ``[count, length]`` in every process, on the device of the model."""
     vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    return torch.randint(vocabulary, (count, length), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(vocabulary, (count, length), generator=torch.Generator().manual_seed(0))
+    return ids.to(device_of(model))
 
 
 def share_of(part: str, model: nn.Module) -> float:
@@ -298,7 +340,9 @@ def count(model: nn.Module) -> int:
 
 
 def peak_megabytes() -> float:
-    """The largest resident size of this process so far."""
+    """The largest resident size of this process so far; with an accelerator what was allocated there at most."""
+    if default_device().type != "cpu":
+        return torch.accelerator.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 

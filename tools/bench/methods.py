@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune as gp
+from graphprune.device import described, device_of, placed
 from graphprune.evaluation import perplexity
 from graphprune.files import write_text_atomically
 from graphprune.quiet import quietly
@@ -177,7 +178,7 @@ def key(result: Mapping[str, Any]) -> tuple[Any, ...]:
 def run(method: Method, ratio: float, seed: int, texts: Texts, steps: int | None) -> dict[str, Any]:
     """Prune and tune as a method says, and score the result."""
     start = time.perf_counter()
-    model, _ = load_model(demo_model_directory())
+    model = placed(load_model(demo_model_directory())[0])
     whole, decoder = sizes(model)
     config = PruneConfig(
         ratio=max(ratio, 0.01) * decoder / whole,
@@ -201,7 +202,8 @@ def run(method: Method, ratio: float, seed: int, texts: Texts, steps: int | None
             case "at once":
                 traced, plan, _ = plan_at_once(model, texts.tune, config)
                 if method.reconstruct:
-                    batches = [{"input_ids": batch} for batch in texts.tune[:128].split(config.batch_size)]
+                    pieces = texts.tune[:128].to(device_of(model)).split(config.batch_size)
+                    batches = [{"input_ids": batch} for batch in pieces]
                     traced, plan = gp.reconstruct(traced, plan, batches)
                 compact = gp.rewrite(traced, plan, adapters="merge")
                 counts, units = kept(traced, plan), whole_units(traced)
@@ -227,7 +229,7 @@ def run(method: Method, ratio: float, seed: int, texts: Texts, steps: int | None
         "seconds": round(time.perf_counter() - start, 1),
         "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "config": asdict(config),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {described(device_of(result))}, torch {torch.__version__}",
     }
 
 
