@@ -2,14 +2,15 @@
 
     python tools/bench/costs.py --output costs.json --page
     python tools/bench/costs.py --shape llama-7b --output llama-7b.json
+    python tools/bench/costs.py --input costs.json --beside llama-7b.json --page
     python tools/bench/costs.py --input costs.json --compaction compaction.json --page
 
 The batches are the same for all: 4 windows of 128 random token ids, which cost what a text costs. Each measurement is a
 process of its own, and the processes take turns for some rounds; a time is the least of all rounds, and so is the peak
 of memory (the largest resident size, or on an accelerator what torch has allocated there). ``--shape`` takes random
-weights in bfloat16 in the shape of a larger model. ``--input`` makes the tables from figures that were written before.
-The time of a run that is cut on the way is measured by tools/bench/compaction.py, and what that wrote is shown with
-``--compaction``.
+weights in bfloat16 in the shape of a larger model, of which no forward pass is timed. ``--input`` makes the tables from
+figures that were written before. The time of a run that is cut on the way is measured by tools/bench/compaction.py, and
+what that wrote is shown with ``--compaction``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -100,6 +101,7 @@ class Sizes:
 
 
 FULL = Sizes(rounds=3, steps=22, interval=INTERVAL, batches=8, window=128, runs=30)
+LARGE = replace(FULL, rounds=1)
 QUICK = Sizes(rounds=1, steps=4, interval=2, batches=3, window=16, runs=2)
 
 
@@ -111,6 +113,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="sizes that show that it works, and nothing else")
     parser.add_argument("--compaction", type=Path, default=None, help="what compaction.py wrote with --output")
     parser.add_argument("--input", type=Path, default=None, help="figures from before, in place of measuring")
+    parser.add_argument("--beside", type=Path, action="append", default=[], help="figures shown below, from --output")
     parser.add_argument("--output", type=Path, default=None, help="where to write the figures as JSON")
     parser.add_argument("--page", type=Path, nargs="?", const=PAGE, help=f"write the page; default: {PAGE}")
     parser.add_argument("--measure", choices=MEASUREMENTS, default=None, help=argparse.SUPPRESS)
@@ -118,7 +121,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if options.measure is not None:
         source = options.shape or options.model
-        print(json.dumps(measured(options.measure, source, QUICK if options.quick else FULL)))
+        sizes = QUICK if options.quick else FULL if options.shape is None else LARGE
+        print(json.dumps(measured(options.measure, source, sizes)))
         return
     if options.input is not None:
         figures = read(options.input)
@@ -130,11 +134,14 @@ def main() -> None:
         figures = measure(DEMO_MODEL, demo_model_directory(), quick=options.quick)
     if options.compaction is not None:
         figures["compaction"] = read(options.compaction)
-    print(tables(figures))
+    shown = "\n\n".join(
+        [tables(figures), *(f"## {each['model']}\n\n{tables(each)}" for each in map(read, options.beside))]
+    )
+    print(shown)
     if options.output:
         write_text_atomically(options.output, json.dumps(figures, indent=2) + "\n", overwrite=True)
     if options.page:
-        write_text_atomically(options.page, HEAD + "\n" + tables(figures) + "\n", overwrite=True)
+        write_text_atomically(options.page, HEAD + "\n" + shown + "\n", overwrite=True)
 
 
 def read(path: Path) -> Figures:
@@ -148,7 +155,7 @@ def measure(name: str, source: Path | str, *, quick: bool) -> Figures:
 
     ``source`` is a directory, or the name of a shape.
     """
-    sizes = QUICK if quick else FULL
+    sizes = QUICK if quick else FULL if isinstance(source, Path) else LARGE
     costs: dict[str, list[Figures]] = {name: [] for name in MEASUREMENTS if name != "forward"}
     for number in range(sizes.rounds):
         for way, found in costs.items():
@@ -158,7 +165,7 @@ def measure(name: str, source: Path | str, *, quick: bool) -> Figures:
         "model": name,
         "sizes": asdict(sizes),
         "costs": costs,
-        "forward": run("forward", source, quick=quick),
+        "forward": run("forward", source, quick=quick) if isinstance(source, Path) else {"rows": []},
         "machine": f"{platform.machine()}, {described(default_device())}, torch {torch.__version__}",
     }
 
@@ -418,7 +425,7 @@ def goals(figures: Figures) -> Iterator[Goal]:
         runs = figures["compaction"]
         seconds = {way: min(run["seconds of the run, by the clock"] for run in runs[way]) for way in ("masks", "cuts")}
         yield Goal("a run that is cut on the way / with masks", seconds["cuts"] / seconds["masks"], 0.75)
-    whole, *halves = figures["forward"]["rows"]
+    whole, *halves = figures["forward"]["rows"] or [{}]
     for half in halves:
         for runtime in ("torch", "onnxruntime"):
             yield Goal(f"{half['name']}: forward / dense, {runtime}", half[runtime] / whole[runtime], 0.6)
@@ -430,11 +437,11 @@ def tables(figures: Figures) -> str:
     parts = [
         "\n".join([row("ratio", "measured", "goal", ""), row("---", "---:", "---:", "---"), *goal_rows(figures)]),
         cost_table(figures),
-        forward_table(figures["forward"]["rows"]),
+        *([forward_table(figures["forward"]["rows"])] if figures["forward"]["rows"] else []),
         f"{figures['model']}, batches of {sizes.batch} × {sizes.window} tokens, {sizes.rounds} rounds, "
         f"{sizes.steps} steps in each. Machine: {figures['machine']}.",
     ]
-    if "compaction" not in figures:
+    if "compaction" not in figures and figures["forward"]["rows"]:
         parts.append("The time of a run that is cut on the way is measured by tools/bench/compaction.py.")
     return "\n\n".join(parts)
 
