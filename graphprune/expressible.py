@@ -222,7 +222,7 @@ def _agrees(traced: TracedModel, counted: Mapping[str, Counted], dtype: torch.dt
 
 
 def _random_tensors(traced: TracedModel, keep: Keep, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Random parameters and the true buffers of a compact model, on the host."""
+    """Random parameters and the true buffers of a compact model, on its own devices."""
     program, inference = traced.program, traced.inference
     masks = parameter_masks(inference, keep)
     generator = torch.Generator().manual_seed(0)
@@ -231,18 +231,20 @@ def _random_tensors(traced: TracedModel, keep: Keep, dtype: torch.dtype | None) 
         info = traced.table.get(name)
         original = program.tensor(name).detach()
         if info is None or info.is_buffer or not original.is_floating_point():
-            tensors[name] = slice_tensor(original, masks.get(name, [None] * original.ndim)).cpu()
+            tensors[name] = slice_tensor(original, masks.get(name, [None] * original.ndim))
         else:
             shape = _cut_shape(traced, name, keep)
-            tensors[name] = patterned(shape, dtype or original.dtype, generator)
+            tensors[name] = patterned(shape, dtype or original.dtype, generator, original.device)
             if len(shape) == 1:  # scales about one and shifts about zero let through what comes before them
-                row = slice_tensor(original, masks.get(name, [None])).cpu()
+                row = slice_tensor(original, masks.get(name, [None]))
                 tensors[name] = row.to(tensors[name]) + 0.1 * tensors[name]
     return tensors
 
 
-def patterned(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Random numbers that take little memory, since they repeat.
+def patterned(
+    shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator, device: torch.device | None = None
+) -> Tensor:
+    """Random numbers that take little memory, since they repeat; the same on each device.
 
     Each anti-diagonal of a matrix is one number, and a stack of matrices holds the same one, moved on by some places:
     grouped matmuls want matrices that are dense.
@@ -251,7 +253,7 @@ def patterned(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generat
     strides = [*[STEP] * len(stack), columns, 1] if stack else [1, 1]
     needed = 1 + sum((size - 1) * stride for size, stride in zip((*stack, rows, columns), strides, strict=True))
     scale = (2 / max(1, math.prod(shape[1:]))) ** 0.5 if len(shape) > 1 else 1.0
-    line = torch.randn(max(1, needed), generator=generator).to(dtype) * scale
+    line = torch.randn(max(1, needed), generator=generator).to(device, dtype) * scale
     return line.as_strided(tuple(shape), strides[len(strides) - len(shape) :])
 
 

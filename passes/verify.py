@@ -279,7 +279,7 @@ def check_module(check: Check, compact: nn.Module) -> float:
 def same_values(
     program: Program, make_graph: Callable[[], fx.GraphModule], module: nn.Module, dtype: torch.dtype | None
 ) -> bool:
-    """Whether a graph form and a module form that hold the same tensors compute the same from them, on the host.
+    """Whether a graph form and a module form that hold the same tensors compute the same from them.
 
     ``dtype`` is the type to run in, None for the model's own. One that fails does not; the graph, which takes longer to
     make than to run, is made only for a module that runs.

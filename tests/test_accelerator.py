@@ -108,7 +108,7 @@ def test_latency_is_measured_there() -> None:
     "settings",
     [
         ("--criterion", "lora"),
-        ("--criterion", "fisher", "--precision", "bf16"),
+        ("--criterion", "fisher", "--config", "half.yaml"),
         ("--criterion", "fisher", "--make-up", "weights"),
         ("--compaction", "0.1"),
         ("--no-tune", "--criterion", "taylor"),
@@ -118,6 +118,8 @@ def test_latency_is_measured_there() -> None:
 def test_prune_eval_export(settings: tuple[str, ...], model: Path, text: Path, tmp_path: Path) -> None:
     steps = () if "--no-tune" in settings else ("--steps", 12, "--interval", 2)
     output = tmp_path / "out"
+    (tmp_path / "half.yaml").write_text("precision: bf16\n", encoding="utf-8")
+    settings = tuple(str(tmp_path / each) if each == "half.yaml" else each for each in settings)
     graphprune("prune", model, "--ratio", 0.3, "--output", output, "--text", text, "--window", 16, *steps, *settings)
     report = json.loads((output / "report" / "report.json").read_text(encoding="utf-8"))
     assert described(default_device()) in json.dumps(report)
