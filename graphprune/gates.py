@@ -6,6 +6,7 @@ values ``x`` of the unit there, and needs the gradients of activations only, whi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,15 +43,17 @@ class Gate:
     """What the derivative here counts for."""
 
 
-def find_gates(traced: TracedModel) -> tuple[Gate, ...]:
+def find_gates(traced: TracedModel, *, at_factors: bool = False) -> tuple[Gate, ...]:
     """Where to gate the units of the groups that can be cut.
 
-    That is every module whose weight sums over the units. Where units are summed over in a product of two values (those
-    of queries and keys in attention), they are gated at the outputs of the modules that the values come from, and each
-    counts for half: two gates in a product would be the square of one.
+    That is every module whose weight sums over the units; with ``at_factors``, where it takes in a product, the module
+    that gives one of the factors: ``m·(a·b) = (m·a)·b``. Where units are summed over in a product of two values (those
+    of queries and keys in attention), they are gated at the output of the module that the smaller value comes from, or,
+    where one module gives both, at both with half the count: two gates in a product are the square of one.
     """
     groups = traced.groups.by_atom
     weighted = _weighted_calls(traced)
+    given = _given(weighted)
     found: dict[Gate, None] = {}
     summed: set[int] = set()
     for node, call in weighted:
@@ -58,17 +61,16 @@ def find_gates(traced: TracedModel) -> tuple[Gate, ...]:
         if taken is not None:
             units = _summed(node, taken, traced) & groups.keys()
             gates = list(_gates_at(taken, call, units, traced))
+            if at_factors:
+                gates = _at_factor(taken, call, gates, given, traced) or gates
             summed |= {atom for gate in gates for atom in gate.units}
             found |= dict.fromkeys(gates)
-    given = _given(weighted)
     for node in traced.graph.graph.nodes:
         values = {value: _summed(node, value, traced) & groups.keys() - summed for value in _values(node)}
-        for value, units in values.items():
-            for atom in units:
-                factors = sum(atom in others for others in values.values())
-                source = _source(value, atom, given, traced) if factors > 1 else None
-                if source is not None:
-                    found |= dict.fromkeys(_gates_at(*source, {atom}, traced, at_input=False, share=1 / factors))
+        for atom in dict.fromkeys(atom for units in values.values() for atom in units):
+            factors = [value for value, units in values.items() if atom in units]
+            if len(factors) > 1:
+                found |= dict.fromkeys(_gates_at_factors(factors, atom, given, traced))
     return tuple(found)
 
 
@@ -141,6 +143,50 @@ def _source(
     return None
 
 
+def _gates_at_factors(
+    factors: list[fx.Node], atom: int, given: Mapping[fx.Node, list[_Call]], traced: TracedModel
+) -> Iterator[Gate]:
+    """Gates of the units of an atom over which a call sums a product of these values; together they are one gate."""
+    found = [_source(value, atom, given, traced) for value in factors]
+    sources = [source for source in found if source is not None]
+    slot = traced.groups.slots.get(atom)
+    able = [each for each in sources if slot is None or slot.id in _atoms_of(_axes(each[0], traced))]
+    if able and len({call.module for _, call in sources}) == len(factors):
+        # each alone has the whole derivative, and all hold what no one else does
+        smallest = min(able, key=lambda source: math.prod(axis.size for axis in _axes(source[0], traced)))
+        yield from _gates_at(*smallest, {atom}, traced, at_input=False)
+        return
+    for source in sources:
+        yield from _gates_at(*source, {atom}, traced, at_input=False, share=1 / len(factors))
+
+
+def _at_factor(
+    taken: fx.Node, call: _Call, gates: list[Gate], given: Mapping[fx.Node, list[_Call]], traced: TracedModel
+) -> list[Gate]:
+    """The gates of a product that a call takes, at a module that gives nothing but a factor of it, if there is one."""
+    if taken.target is not torch.ops.aten.mul.Tensor or not set(taken.users) <= call.nodes:
+        return []
+    for factor in reversed(_values(taken)):
+        if set(factor.users) != {taken} or not _same_shape(factor, taken):
+            continue
+        for source in given.get(factor, ()):
+            moved = [
+                each
+                for gate in gates
+                for each in _gates_at(factor, source, set(gate.units), traced, at_input=False)
+                if (each.dim, each.axis, each.units) == (gate.dim, gate.axis, gate.units)
+            ]
+            if len(moved) == len(gates):
+                return moved
+    return []
+
+
+def _same_shape(one: fx.Node, other: fx.Node) -> bool:
+    """Whether two values are tensors of one shape."""
+    shapes = [value.shape for value in (one.meta.get("val"), other.meta.get("val")) if isinstance(value, Tensor)]
+    return len(shapes) == 2 and shapes[0] == shapes[1]
+
+
 def _gates_at(
     value: fx.Node, call: _Call, units: set[int], traced: TracedModel, *, at_input: bool = True, share: float = 1.0
 ) -> Iterator[Gate]:
@@ -187,7 +233,8 @@ class Gates:
 
     def __init__(self, traced: TracedModel, *, slots: bool = True):
         self.traced = traced
-        self.gates = find_gates(traced)
+        # a backward pass holds the factors of a product in any case, and the product only where a later one needs it
+        self.gates = find_gates(traced, at_factors=True)
         self._names = {atom: group.name for atom, group in traced.groups.by_atom.items()}
         self._slots = traced.groups.slots if slots else {}
         self._there: Mapping[str, DimMasks] = {}
@@ -241,7 +288,12 @@ class Gates:
         return hook
 
     def _output_hook(self, gate: Gate) -> Any:
-        return lambda module, args, output: self._gated(gate, output)
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            if type(output) is tuple:  # as layers give that return their bias beside it, or None
+                return tuple(self._gated(gate, each) if isinstance(each, Tensor) else each for each in output)
+            return self._gated(gate, output)
+
+        return hook
 
     def _gated(self, gate: Gate, x: Any) -> Any:
         """The same values as a tensor of its own, whose gradient is what comes back through this place only."""

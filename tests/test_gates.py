@@ -142,7 +142,28 @@ def test_head_dims_of_queries_and_keys_are_gated_in_each_layer() -> None:
     traced = gp.trace(llama())
     outputs = [(gate.module, gate.share) for gate in find_gates(traced) if not gate.at_input]
     layers = ["model.layers.0.self_attn", "model.layers.1.self_attn"]
-    assert outputs == [(f"{layer}.{each}", 0.5) for layer in layers for each in ("q_proj", "k_proj")]
+    assert outputs == [(f"{layer}.k_proj", 1.0) for layer in layers], "there are fewer keys than queries"
+
+
+def test_head_dims_of_keys_have_the_derivative_that_those_of_queries_have() -> None:
+    model = llama()
+    traced = gp.trace(model)
+    scores = gp.score(traced, "fisher", data=[TOKENS], loss=lambda module, batch: token_losses(module, batch).mean())
+    expected = by_weights(traced, lambda: token_losses(model, TOKENS))
+    names = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(2)]
+    (group,) = [
+        g for g in traced.groups.cuttable if g.kind == "head_dims" and set(names) <= {m.parameter for m in g.members}
+    ]
+    squares = torch.zeros(())
+    for loss in token_losses(model, TOKENS):
+        derivatives = torch.zeros(())
+        for name in names:
+            weight = model.get_parameter(name)
+            (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+            by_row = (weight * gradient).sum(1).detach()
+            derivatives = derivatives + fold(traced.inference.axes(name)[0], by_row, {})[group.atom.id]
+        squares = squares + derivatives.square()
+    assert_proportional(scores, {**expected, group.name: squares})
 
 
 def test_head_dims_of_queries_and_keys_have_the_derivative_of_one_gate() -> None:
@@ -164,6 +185,59 @@ def test_head_dims_of_queries_and_keys_have_the_derivative_of_one_gate() -> None
         slots = {} if group.slot is None else {group.atom.id: group.slot}
         expected = expected + fold(queries, scaled[: queries.size], slots)[group.atom.id].square()
     assert_proportional(scores, {**by_weights(traced, lambda: token_losses(model, TOKENS)), group.name: expected})
+
+
+def test_a_product_is_gated_at_a_factor() -> None:
+    """That the derivative is that of the product is shown above."""
+    traced = gp.trace(llama())
+    products, factors = find_gates(traced), find_gates(traced, at_factors=True)
+    assert len(products) == len(factors)
+    moved = [(gate.module, other.module) for gate, other in zip(products, factors, strict=True) if gate != other]
+    layers = ["model.layers.0.mlp", "model.layers.1.mlp"]
+    assert moved == [(f"{layer}.down_proj", f"{layer}.up_proj") for layer in layers]
+
+
+def test_a_product_that_something_else_takes_in_is_gated_itself() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.row = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(4, 6)
+            self.c, self.d = nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            both, shared = self.a(x) * self.b(x), self.row(y) * x.mean(1, keepdim=True)
+            result: Tensor = self.c(both) + self.d(shared) + both.sum()
+            return result
+
+    traced = gp.trace(Product(), (torch.randn(2, 4), torch.randn(1, 4)))
+    assert [(gate.module, gate.at_input) for gate in find_gates(traced, at_factors=True)] == [("c", True), ("d", True)]
+
+
+def test_a_module_that_returns_more_than_a_tensor_is_gated() -> None:
+    class WithNone(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+            return super().forward(x), None
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = nn.Linear(4, 6), WithNone(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.c(self.a(x) * self.b(x)[0])
+            return y
+
+    model, x, labels = Model(), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    traced = gp.trace(model, (x,))
+    assert [(gate.module, gate.at_input) for gate in find_gates(traced, at_factors=True)] == [("b", False)]
+
+    def losses(reduction: str) -> Tensor:
+        return nn.functional.cross_entropy(model(x), labels, reduction=reduction)
+
+    scores = gp.score(traced, "fisher", data=[x], loss=lambda module, batch: losses("mean"))
+    assert_proportional(scores, by_weights(traced, lambda: losses("none")))
 
 
 def test_what_can_be_cut_without_slots_is_scored_without_them() -> None:
