@@ -6,11 +6,13 @@ says that all processes must call it waits for them.
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .errors import TrainingError
 
@@ -66,6 +68,11 @@ def has_others() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def is_first() -> bool:
+    """Whether this process is the one that writes for all."""
+    return not has_others() or dist.get_rank() == 0
+
+
 def mean_of_processes(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The mean over all processes, which must all call this with tensors of the same names and shapes.
 
@@ -91,3 +98,41 @@ def in_every_process(fact: bool, device: torch.device) -> bool:
     flag = torch.tensor(int(fact), device=device)
     dist.all_reduce(flag, op=dist.ReduceOp.MIN)
     return bool(flag)
+
+
+def wrappers_of(module: nn.Module) -> list[DistributedDataParallel]:
+    """Every ``DistributedDataParallel`` around a module, which is told of none: they are found among all objects."""
+    if not has_others():
+        return []
+    # type() and not isinstance(), which asks lazily loaded modules for their class
+    found = [each for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel)]
+    return [each for each in found if any(inner is module for inner in each.modules())]
+
+
+def check_wrappers(module: nn.Module) -> None:
+    """Guard against a ``DistributedDataParallel`` around a module that can't get other sizes.
+
+    Raises:
+        TrainingError: there is one; says why.
+    """
+    for wrapper in wrappers_of(module):
+        reasons = {
+            "a communication hook": "comm_hook" in wrapper._get_ddp_logging_data(),
+            "a process group of its own": wrapper.process_group != dist.group.WORLD,
+            "mixed precision": wrapper.mixed_precision is not None,
+        }
+        for what, holds in reasons.items():
+            if holds:
+                raise TrainingError(
+                    f"compaction can't cut a model in a DistributedDataParallel with {what}: use compaction=None"
+                )
+
+
+def take_new_sizes(module: nn.Module) -> None:
+    """Let each ``DistributedDataParallel`` around a module begin anew with its parameters as they are.
+
+    What reduces gradients has buckets in the sizes of the parameters, and hooks where these get their gradients. All of
+    it is made again as when the wrapper comes out of a pickle; all processes must call this between the same two steps.
+    """
+    for wrapper in wrappers_of(module):
+        wrapper.__setstate__(wrapper.__getstate__())

@@ -174,8 +174,7 @@ class LoRAPruneCallback(TrainerCallback):
             control.should_log = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            save_state(self.pruner, checkpoint_of(args, state))
+        save_state(self.pruner, checkpoint_of(args, state))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import TrainerState
 
+from ..distributed import is_first
 from ..errors import FileFormatError, TrainingError
 from ..files import new_directory
 from ..plan import PruningPlan
@@ -39,9 +40,16 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 def save_state(pruner: Pruner, checkpoint: Path) -> None:
     """Write the state of pruning into a checkpoint directory.
 
+    Where several processes train the model, all must call this, and the first of them writes: with
+    ``make_up="weights"`` each has seen inputs of its own.
+
     Raises:
         DiskFullError: the disk is full.
     """
+    if pruner.making_up is not None:
+        pruner.making_up.agree()
+    if not is_first():
+        return
     target = checkpoint / STATE
     if target.exists():
         shutil.rmtree(target)  # of an earlier training in the same directory, whose other files are replaced already

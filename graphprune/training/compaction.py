@@ -4,7 +4,8 @@
 2. Parameters and buffers become their kept slices, and stay the same objects: optimiser, scheduler, hooks and whatever
    else refers to them goes on as before. Gradients and the tensors of the optimiser are sliced alike.
 3. The Python numbers of modules and configs are set as in the module form of a compact model.
-4. The outputs are compared: a model that computes something else ends the training.
+4. Where several processes train the model, what reduces their gradients begins anew.
+5. The outputs are compared: a model that computes something else ends the training.
 
 ::
 
@@ -30,7 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..adapters import merge_adapters
 from ..compact import CompactModel
-from ..distributed import has_others
+from ..distributed import check_wrappers, has_others, take_new_sizes
 from ..errors import TrainingError, VerificationError
 from ..origin import origin_of
 from ..passes.patch_modules import counted_axes, set_sizes
@@ -104,6 +105,7 @@ class Compaction:
         noted = time.perf_counter()
         cut_tensors(self.traced.module, masks, torch_optimizer(optimizer))
         self._set_sizes(self.traced.module, plan)
+        take_new_sizes(self.traced.module)
         sliced = time.perf_counter()
         report = check_against(reference, self.traced.program, self.traced.module)
         seconds = {"cut": sliced - noted, "verify": time.perf_counter() - sliced + noted - start}
@@ -117,10 +119,14 @@ class Compaction:
         """See once, as soon as an optimiser has made a step, whether its state can be cut.
 
         Raises:
-            TrainingError: it can't.
+            TrainingError: it can't, or what reduces gradients can't get other sizes.
         """
         if optimizer is not None and not self._optimizer_is_known:
             check_optimizer(optimizer)
+            self._check_parameters()
+            if has_others():
+                check_owner(optimizer, self.traced.module)
+                check_wrappers(self.traced.module)
             self._optimizer_is_known = bool(torch_optimizer(optimizer).state)
 
     def release(self) -> None:
@@ -193,11 +199,10 @@ class Compaction:
 
     def _check(self) -> None:
         """Find before the first step, and not in the middle, what can't work."""
-        if has_others():
-            raise TrainingError(
-                "compaction works where one process trains the model, since what several send to each other has the "
-                "sizes of the beginning: use compaction=None"
-            )
+        self._check_parameters()
+        check_wrappers(self.traced.module)
+
+    def _check_parameters(self) -> None:
         for name, parameter in self.traced.module.named_parameters():
             if type(parameter) is not nn.Parameter or type(parameter.data) is not Tensor:
                 kind = type(parameter if type(parameter) is not nn.Parameter else parameter.data).__name__
@@ -291,6 +296,20 @@ def check_optimizer(optimizer: Any) -> None:
                         f"parameter {list(parameter.shape)}, which can't be cut with it: use an optimiser like AdamW, "
                         "or compaction=None"
                     )
+
+
+def check_owner(optimizer: Any, module: nn.Module) -> None:
+    """Guard against optimisers that have copies or parts of the parameters, as those of DeepSpeed.
+
+    Raises:
+        TrainingError: this one does.
+    """
+    own = {id(parameter) for group in torch_optimizer(optimizer).param_groups for parameter in group["params"]}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and id(parameter) not in own:
+            raise TrainingError(
+                f"the optimiser does not have {name} itself, so it can't be cut with it: use compaction=None"
+            )
 
 
 def worst_of(reports: list[VerifyReport]) -> VerifyReport | None:

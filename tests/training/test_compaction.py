@@ -520,14 +520,17 @@ def test_a_state_that_is_no_plain_tensor() -> None:
         check_optimizer(optimizer)
 
 
-def test_training_on_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_optimizer_of_other_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As DeepSpeed has them, where several processes train a model."""
     monkeypatch.setattr(compaction, "has_others", lambda: True)
-    callback = LoRAPruneCallback(ratio=0.3, compaction=0.1)
+    monkeypatch.setattr(compaction, "check_wrappers", lambda module: None)
+    model = tiny_with_adapters()
+    pruner = gp.Pruner(gp.trace(model), PruneConfig(ratio=0.3, compaction=0.1), 20)
     with pytest.raises(TrainingError) as error:
-        callback.begin(tiny_with_adapters(), 20)
+        pruner.cut_if_due(torch.optim.SGD([nn.Parameter(torch.zeros(3))]))
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
     assert str(error.value) == (
-        "compaction works where one process trains the model, since what several send to each other has the sizes of "
-        "the beginning: use compaction=None"
+        f"the optimiser does not have {name} itself, so it can't be cut with it: use compaction=None"
     )
 
 

@@ -19,7 +19,7 @@ from graphprune.distributed import own_positions
 from graphprune.errors import TrainingError
 from graphprune.passes.slice_parameters import is_zero_where_masked
 
-from .processes import BATCH, CONFIG, sharded, train, train_with_trainer
+from .processes import BATCH, CONFIG, sharded, train, train_with_cuts, train_with_trainer
 from .tiny import tiny_with_adapters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +64,38 @@ def test_two_processes_with_a_trainer(tmp_path: Path) -> None:
     expected = train_with_trainer(tmp_path / "alone", BATCH)
     assert run("trainer with ddp", tmp_path) == [expected.plan, expected.plan]
     assert_trained_as(expected, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_cut_the_model_on_the_way(tmp_path: Path) -> None:
+    expected = train_with_cuts(tmp_path / "alone", BATCH)
+    assert run("trainer with ddp that cuts", tmp_path) == [expected.plan, expected.plan]
+    first, second = (load_file(tmp_path / f"weights-{rank}.safetensors") for rank in range(2))
+    for name, weight in expected.traced.module.named_parameters():
+        assert torch.equal(first[name], second[name]), name
+        assert torch.allclose(first[name], weight, atol=1e-4), name
+
+
+@pytest.mark.slow
+def test_a_wrapper_with_a_hook_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError) as error:
+        run("ddp with a hook", tmp_path)
+    assert (
+        "TrainingError: compaction can't cut a model in a DistributedDataParallel with a communication hook: use "
+        "compaction=None"
+    ) in str(error.value)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_between_two_prunings(tmp_path: Path) -> None:
+    """Each has seen other inputs since the last one, whose second moments are in the checkpoint."""
+    plans = run("trainer with ddp that goes on", tmp_path)
+    for rank, plan in enumerate(plans):
+        assert plan == gp.PruningPlan.load(tmp_path / f"plan-without-a-stop-{rank}.json")
+        expected = load_file(tmp_path / f"weights-without-a-stop-{rank}.safetensors")
+        found = load_file(tmp_path / f"weights-{rank}.safetensors")
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
 @pytest.mark.slow
