@@ -20,6 +20,9 @@ from .traced import TracedModel
 BLOCK = 1 << 18
 """Elements of a weight that are looked at together: as many as stay in a processor's cache, through all steps."""
 
+BLOCK_ON_ACCELERATOR = 1 << 24
+"""The same where each call costs as much as many elements: some are in flight at a time, of 64 MiB each."""
+
 
 @dataclass(frozen=True)
 class LoraFactors:
@@ -117,7 +120,8 @@ class Matrix:
     def blocks(self) -> Iterator[slice]:
         """Runs of rows (positions of the first dim) with at most ``BLOCK`` elements, or one row."""
         rows = self.shape[0] if self.shape else 1
-        step = max(1, BLOCK * rows // max(1, math.prod(self.shape)))
+        most = BLOCK if self.weight.device.type in ("cpu", "meta") else BLOCK_ON_ACCELERATOR
+        step = max(1, most * rows // max(1, math.prod(self.shape)))
         for start in range(0, rows, step):
             yield slice(start, min(rows, start + step))
 
