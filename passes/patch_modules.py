@@ -29,13 +29,15 @@ from ..groups import Groups, Kind
 from ..masks import Keep, kept_size
 from ..program import Inference, Program
 from ..rules import Dims
+from ..rules.convolution import SPATIAL
 from ..rules.indexing import LOOKED_UP
 from ..rules.registry import operator_name
 from .infer_axes import INPUT, OUTPUT
 
 Role = str
 """What an axis counts: the kinds of its factors in order, ``heads``, ``heads repeats``, ``head_dims``, ``channels``; or
-``sum``, whatever its terms count. ``inner``: channels that are no vocabulary and nothing of an input or an output."""
+``sum``, whatever its terms count. ``inner``: channels that are no vocabulary, no window, and no dim of an input or an
+output."""
 
 ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(num_)?(key_value|kv|multi_query)_?(attention_)?(heads|group_num)", ("heads",)),
@@ -44,9 +46,9 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)", ("repeats", "heads")),
     (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)", ("heads repeats", "heads")),
     (
-        r"(attention_)?head_(dim|size)|d_kv|d_head|key_dim|key_value_proj_dim|dim_head|attention_head_size"
-        r"|rotary_n?dims?",
-        ("head_dims",),
+        r"(\w+_)?head_(dim|size)|d_kv|d_head|key_dim|key_value_proj_dim|dim_head|rotary_n?dims?",
+        # of heads with a part that is rotated and one that is not: the sum of both, and the rotated part
+        ("head_dims", "sum", "heads head_dims"),
     ),
     (
         r"all_head_size|split_size|inner_dim|attn_dim|attention_dim|out_dim_\w+",
@@ -212,7 +214,9 @@ def counted_axes(inference: Inference, groups: Groups) -> dict[str, Counted]:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         for dims in (found if isinstance(found, tuple) else (found,)) if stack else ():
             axes[stack[-1][0]].update(dims.axes if isinstance(dims, Dims) else ())
-    ends = {atom for atom, mark in inference.solver.frozen.items() if mark.reason in (INPUT, OUTPUT, LOOKED_UP)}
+    ends = {
+        atom for atom, mark in inference.solver.frozen.items() if mark.reason in (INPUT, OUTPUT, LOOKED_UP, SPATIAL)
+    }
     runs = cache(lambda axis: tuple(_with_inner(_runs(axis, kinds), ends)))
     return {
         path: _by_role(run for axis in each for run in runs(inference.solver.resolve(axis)))

@@ -117,6 +117,25 @@ def test_numbers_of_a_scan_over_states() -> None:
     assert [getattr(mixer, name) for name in names] == [3, 1, 4, 16, 48, 56]
 
 
+def test_numbers_of_heads_of_which_a_part_is_rotated() -> None:
+    """DeepSeek names the dims of a head that are rotated, those that are not, their sum, and those of values."""
+    model, inputs = LANGUAGE["deepseek_v3"]()
+    compact = halved(model, **inputs)
+    attention, before = (each.get_submodule("model.layers.0.self_attn") for each in (compact, model))
+    names = ("qk_nope_head_dim", "qk_rope_head_dim", "qk_head_dim", "v_head_dim", "num_heads")
+    assert [getattr(before, name) for name in names] == [8, 4, 12, 8, 6]
+    assert [getattr(attention, name) for name in names] == [4, 2, 6, 4, 3]
+    assert (compact.config.qk_nope_head_dim, compact.config.v_head_dim) == (4, 4)
+
+
+def test_as_many_states_as_positions_in_a_window() -> None:
+    model, inputs = LANGUAGE["mamba"]()
+    assert model.config.state_size == model.config.conv_kernel == 4
+    compact = halved(model, **inputs)
+    mixer = compact.backbone.layers[0].mixer
+    assert (mixer.ssm_state_size, mixer.conv_kernel_size, compact.config.state_size) == (2, 4, 2)
+
+
 def test_what_a_module_remembers_of_its_weights_is_forgotten() -> None:
     """LeViT looks its position biases up once in eval mode: neither the copy nor the original may keep those."""
     model, inputs = VISION["levit"]()
