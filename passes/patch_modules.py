@@ -44,12 +44,12 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"n_?head_?kv|num_kv|n_groups", ("heads",)),
     # with one KV head for all, the query heads are what repeats it
     (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)", ("repeats", "heads")),
-    (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)", ("heads repeats", "heads")),
     (
         r"(\w+_)?head_(dim|size)|d_kv|d_head|key_dim|key_value_proj_dim|dim_head|rotary_n?dims?",
         # of heads with a part that is rotated and one that is not: the sum of both, and the rotated part
         ("head_dims", "sum", "heads head_dims"),
     ),
+    (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)", ("heads repeats", "heads")),
     (
         r"all_head_size|split_size|inner_dim|attn_dim|attention_dim|out_dim_\w+",
         ("heads repeats head_dims", "heads head_dims"),

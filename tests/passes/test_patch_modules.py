@@ -128,6 +128,15 @@ def test_numbers_of_heads_of_which_a_part_is_rotated() -> None:
     assert (compact.config.qk_nope_head_dim, compact.config.v_head_dim) == (4, 4)
 
 
+def test_dims_of_heads_that_a_config_calls_d_head() -> None:
+    model, inputs = LANGUAGE["funnel"]()
+    traced = gp.trace(model, (), inputs)
+    dims = [group for group in traced.groups.prunable if group.kind == "head_dims"]
+    compact = gp.rewrite(traced, half(traced, dims))
+    assert compact.module_error is None
+    assert (compact.module.config.d_head, compact.module.config.n_head) == (4, 6)
+
+
 def test_as_many_states_as_positions_in_a_window() -> None:
     model, inputs = LANGUAGE["mamba"]()
     assert model.config.state_size == model.config.conv_kernel == 4
