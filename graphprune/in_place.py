@@ -1,7 +1,8 @@
 """Cut the module that was traced itself: from a model to the pruned one in the memory of the model.
 
-1. Copies without values, dense and compact, are run: what can be refused is refused before a change.
-2. The outputs on the inputs that the module was traced with are noted, dense, and with zeros written over what goes.
+1. The outputs on the inputs that the module was traced with are noted, and a compact module that holds views of the
+   dense one is run on them: what can be refused is refused before a change.
+2. The outputs with zeros written over what goes are noted.
 3. Each parameter and buffer becomes its kept slice, and stays the same object; what it held is freed before the next.
 4. The outputs of the cut module, and of its graph, are compared with the masked ones, in the model's own types.
 
@@ -77,7 +78,6 @@ def rewrite_in_place(traced: TracedModel, plan: PruningPlan) -> CompactModel:
     clock = [time.perf_counter()]
     dense = _without_values(program)
     counted = counted_axes(inference, traced.groups)
-    _rehearse(traced, dense, keep, inside, counted)
     tensors = {name: program.tensor(name) for name in program.table}
     for name in inference.parameter_dims.keys() - program.table.keys():
         tensors[name] = slice_tensor(program.tensor(name), masks.get(name, ()))
@@ -85,11 +85,15 @@ def rewrite_in_place(traced: TracedModel, plan: PruningPlan) -> CompactModel:
     clock.append(time.perf_counter())
     report = None
     if any(tensor.is_meta for tensor in tensors.values()):
+        expected = _dense_shapes(program)
+        if expected is not None:
+            _rehearse(traced, keep, inside, counted, expected)
         _cut(program, inside)
         set_sizes(program.module, inference, counted, keep, dense)
     else:
         with _probed(program, inside):
             dense_outputs = _dense_outputs(program)
+            _rehearse(traced, keep, inside, counted, [each.shape for each in dense_outputs])
             with _changing():
                 reference = _masked_outputs(dense_outputs, program, inference, keep, inside)
                 clock.append(time.perf_counter())
@@ -162,22 +166,21 @@ def _without_values(program: Program) -> nn.Module:
 
 
 def _rehearse(
-    traced: TracedModel, dense: nn.Module, keep: Keep, masks: Mapping[str, DimMasks], counted: Mapping[str, Counted]
+    traced: TracedModel,
+    keep: Keep,
+    masks: Mapping[str, DimMasks],
+    counted: Mapping[str, Counted],
+    expected: list[torch.Size],
 ) -> None:
-    """Run the compact module without values, where the dense one runs so.
+    """Run the compact module with the first units of what is cut, which are views and take no memory.
 
     Raises:
         RewriteError: it does not run, or its outputs have other shapes.
     """
     program = traced.program
-    empty = replace(program, module=dense)
-    tensors = {name: fetch(dense, name).detach() for name in program.table}
-    tensors |= {name: slice_tensor(tensors[name], rows) for name, rows in masks.items()}
-    compact = patch_modules(empty, traced.inference, traced.groups, keep, tensors, counted)
-    try:
-        expected = _shapes(program, dense)
-    except Exception:  # its forward looks at values: only the cut module itself can show whether it runs
-        return
+    tensors = {name: program.tensor(name).detach() for name in program.table}
+    tensors |= {name: _first_positions(tensors[name], rows) for name, rows in masks.items()}
+    compact = patch_modules(program, traced.inference, traced.groups, keep, tensors, counted)
     way_out = 'the model is as it was; use in_place=False, or gp.select(form="module")'
     try:
         found = _shapes(program, compact)
@@ -188,19 +191,33 @@ def _rehearse(
         raise RewriteError(f"the outputs of the module form have other shapes; {way_out}")
 
 
+def _first_positions(tensor: Tensor, masks: DimMasks) -> Tensor:
+    """A view of as many positions of each dim as its mask keeps."""
+    for dim, mask in enumerate(masks):
+        if mask is not None:
+            tensor = tensor.narrow(dim, 0, int(mask.sum()))
+    return tensor
+
+
+def _dense_shapes(program: Program) -> list[torch.Size] | None:
+    """The shapes of the outputs of a module without values; None where its forward looks at values."""
+    try:
+        return _shapes(program, program.module)
+    except Exception:  # whatever a forward does with them
+        return None
+
+
 def _shapes(program: Program, module: nn.Module) -> list[torch.Size]:
-    """The shapes of the outputs of a module on the meta device, as if it were on the devices of the traced one."""
+    """The shapes of the outputs of a module, which may have no values."""
+    if not any(fetch(module, name).is_meta for name in program.table):
+        return [each.shape for each in run_module(program, module, {}, None)]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
 
         def without_values(value: Any) -> Any:
             return mode.from_tensor(value) if isinstance(value, Tensor) else value
 
         args, kwargs = tree_map(without_values, (program.args, dict(program.kwargs)))
-        devices = {name: program.tensor(name).device for name in program.table}
-        values = {
-            name: torch.empty(tensor.shape, dtype=tensor.dtype, device=devices[name])
-            for name, tensor in ((name, fetch(module, name)) for name in program.table)
-        }
+        values = {name: torch.empty_like(fetch(module, name)) for name in program.table}
         for info in program.table.values():
             values |= dict.fromkeys(info.aliases, values[info.name])
         return [each.shape for each in run_module(replace(program, args=args, kwargs=kwargs), module, values, None)]

@@ -229,6 +229,18 @@ def test_a_module_without_a_compact_form_is_left_as_it_was() -> None:
     unchanged(Fixed(), {"x": torch.randn(4, 3)}, RewriteError, match)
 
 
+def test_a_module_that_looks_at_values_is_left_as_it_was_too() -> None:
+    class Branching(Fixed):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if x.sum() > 0 else -x)
+
+    model, x = Branching(), torch.randn(4, 3)
+    traced = gp.trace(model, args=x, by_example=True)
+    with pytest.raises(RewriteError, match=r"^the module form does not run \(.*\); the model is as it was"):
+        gp.rewrite(traced, random_plan(traced, half=True), in_place=True)
+    assert model.up.weight.shape == (8, 3)
+
+
 def test_a_module_that_was_cut_before_is_refused() -> None:
     model, inputs = tiny("llama")
     traced = gp.trace(model, kwargs=inputs)
