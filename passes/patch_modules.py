@@ -30,14 +30,14 @@ from ..masks import Keep, kept_size
 from ..program import Inference, Program
 from ..rules import Dims
 from ..rules.convolution import SPATIAL
-from ..rules.indexing import LOOKED_UP
+from ..rules.indexing import NAMED
 from ..rules.registry import operator_name
 from .infer_axes import INPUT, OUTPUT
 
 Role = str
 """What an axis counts: the kinds of its factors in order, ``heads``, ``heads repeats``, ``head_dims``, ``channels``; or
-``sum``, whatever its terms count. ``inner``: channels that are no vocabulary, no window, and no dim of an input or an
-output."""
+``sum``, whatever its terms count. ``inner``: channels that are no vocabulary or other table, no window, and no dim of
+an input or an output."""
 
 ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(num_)?(key_value|kv|multi_query)_?(attention_)?(heads|group_num)", ("heads",)),
@@ -46,13 +46,14 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)", ("repeats", "heads")),
     (
         r"(\w+_)?head_(dim|size)|d_kv|d_head|key_dim|key_value_proj_dim|dim_head|rotary_n?dims?",
-        # of heads with a part that is rotated and one that is not: the sum of both, and the rotated part
-        ("head_dims", "sum", "heads head_dims"),
+        # of heads with a part that is rotated and one that is not: the sum of both, and the rotated part; and where
+        # there is one head only, its dims are channels
+        ("head_dims", "sum", "heads head_dims", "inner"),
     ),
     (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)", ("heads repeats", "heads")),
     (
         r"all_head_size|split_size|inner_dim|attn_dim|attention_dim|out_dim_\w+",
-        ("heads repeats head_dims", "heads head_dims"),
+        ("heads repeats head_dims", "heads head_dims", "sum", "inner"),
     ),
     (r"kv_dim", ("heads head_dims", "head_dims")),
     (r"(ssm_)?state_size", ("head_dims", "inner")),
@@ -214,9 +215,8 @@ def counted_axes(inference: Inference, groups: Groups) -> dict[str, Counted]:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         for dims in (found if isinstance(found, tuple) else (found,)) if stack else ():
             axes[stack[-1][0]].update(dims.axes if isinstance(dims, Dims) else ())
-    ends = {
-        atom for atom, mark in inference.solver.frozen.items() if mark.reason in (INPUT, OUTPUT, LOOKED_UP, SPATIAL)
-    }
+    at_ends = (INPUT, OUTPUT, NAMED, SPATIAL)
+    ends = {atom for atom, mark in inference.solver.frozen.items() if mark.reason.startswith(at_ends)}
     runs = cache(lambda axis: tuple(_with_inner(_runs(axis, kinds), ends)))
     return {
         path: _by_role(run for axis in each for run in runs(inference.solver.resolve(axis)))

@@ -11,14 +11,14 @@ from ..axes import ONE, Axis
 from .pointwise import broadcast
 from .registry import Call, Dims, Result, axis_rule, dim_index
 
-LOOKED_UP = "its positions are named by data (embedding)"
+NAMED = "its positions are named by data"
 
 
 @axis_rule("embedding")
 def embedding(call: Call) -> Result:
     """``v h, ... -> ... h``: v is named by data, so it is frozen."""
     weight, indices = call.tensor("weight"), call.tensor("indices")
-    call.freeze(weight.axes[0], LOOKED_UP)
+    call.freeze(weight.axes[0], f"{NAMED} (embedding)")
     return Dims((*indices.axes, weight.axes[1]), (*(False,) * len(indices), weight.zero[1]))
 
 
@@ -26,7 +26,7 @@ def embedding(call: Call) -> Result:
 def embedding_bag(call: Call) -> Result:
     """``v h, n, b -> b h``: v is named by data, so it is frozen."""
     weight = call.tensor("weight")
-    call.freeze(weight.axes[0], "its positions are named by data (embedding bag)")
+    call.freeze(weight.axes[0], f"{NAMED} (embedding bag)")
     for dims in call.tensors()[1:]:
         for axis in dims.axes:
             call.freeze(axis, "it counts what is put into bags")
@@ -44,7 +44,7 @@ def index_select(call: Call) -> Result:
     """``a b, i -> i b``: a is named by data, so it is frozen."""
     x, index = call.tensor("self"), call.tensor("index")
     dim = dim_index(call["dim"], len(x))
-    call.freeze(x.axes[dim], "its positions are named by data (index_select)")
+    call.freeze(x.axes[dim], f"{NAMED} (index_select)")
     return x.replace(dim, index.axes[0] if len(index) else call.fresh(1), False)
 
 
@@ -77,7 +77,7 @@ def indexed(call: Call, x: Dims) -> Indexed | None:
     else:
         used = tuple(dim for dim, _ in named)
         for dim in used:
-            call.freeze(x.axes[dim], "its positions are named by data (index)")
+            call.freeze(x.axes[dim], f"{NAMED} (index)")
         taken = broadcast(call, [dims for _, each in named if (dims := call.dims_of(each)) is not None])
     together = masks or len(used) == last - first + 1
     return Indexed(taken, tuple(dim for dim in range(len(x)) if dim not in used), first if together else 0)
@@ -146,7 +146,7 @@ def gather(call: Call) -> Result:
     for other in range(len(x)):
         zero.append(other != dim and x.zero[other])
         if other == dim:
-            call.freeze(x.axes[other], "its positions are named by data (gather)")
+            call.freeze(x.axes[other], f"{NAMED} (gather)")
         elif x.axes[other].size == index.axes[other].size or x.axes[other].size == 1:
             call.unify(x.axes[other], index.axes[other])
         else:

@@ -137,6 +137,19 @@ def test_dims_of_heads_that_a_config_calls_d_head() -> None:
     assert (compact.module.config.d_head, compact.module.config.n_head) == (4, 6)
 
 
+def test_dims_of_an_only_head_are_channels() -> None:
+    """Between two stages this LeViT has one head, so that nothing in the graph tells its dims from channels."""
+    model, inputs = VISION["levit"]()
+    traced = gp.trace(model, (), inputs)
+    path = "levit.encoder.stages.1.layers.8"
+    assert model.get_submodule(path).num_attention_heads == 1
+    dims = [group for group in traced.groups.prunable if group.name.startswith(path)]
+    compact = gp.rewrite(traced, half(traced, dims))
+    assert compact.module_error is None
+    attention = compact.module.get_submodule(path)
+    assert (attention.key_dim, attention.out_dim_keys_values, attention.out_dim_projection) == (8, 40, 32)
+
+
 def test_as_many_states_as_positions_in_a_window() -> None:
     model, inputs = LANGUAGE["mamba"]()
     assert model.config.state_size == model.config.conv_kernel == 4
