@@ -54,6 +54,44 @@ BELOW: dict[str, str] = {
 }
 """Rows that are pruned less than a person would prune them by hand, with what that person would do."""
 
+SCALED = "at each run its attention divides by the root of the size of its heads, which would then be another."
+ONE_WIDTH = "its attention has one number for the width of the residual and for that of all its heads together."
+NORMED = (
+    "one number counts the dims of queries, keys and values, and those of queries and keys are normed: all go "
+    "together, when asked for (`kinds=['statistics', 'head_dims']`)."
+)
+SLOPES = "the slopes of its positions are made from the number of heads, and those of the heads that stay are others."
+AS_WIDE = (
+    "its relative positions are made as wide as the residual, and the matrix that takes them in could be narrower."
+)
+PARTLY: dict[str, str] = {
+    "qwen3": NORMED,
+    "gemma3": NORMED,
+    "olmo2": NORMED,
+    "exaone4": NORMED,
+    "qwen3_moe": NORMED,
+    "codegen": "its heads are stored in four parts, a number in its code.",
+    "bloom": SLOPES,
+    "mpt": SLOPES,
+    "falcon": SCALED,
+    "phimoe": "its rotary frequencies are made at each run from the width of the residual and the number of heads.",
+    "jetmoe": "in its attention `hidden_size` is the width of all heads together, elsewhere that of the residual.",
+    "mpnet": SCALED,
+    "longformer": f"{ONE_WIDTH[:-1]}; and {SCALED}",
+    "convbert": SCALED,
+    "big_bird": SCALED,
+    "funnel": AS_WIDE,
+    "xlm": SCALED,
+    "deberta_v2": SCALED,
+    "modernbert": SCALED,
+    "prophetnet": f"{ONE_WIDTH[:-1]}; and {SCALED}",
+    "led": ONE_WIDTH,
+    "roformer": SCALED,
+    "xlnet": AS_WIDE,
+    "fsmt": ONE_WIDTH,
+}
+"""Language models of which the module form can't express every group, with the reason in their code."""
+
 
 def run(kind: str, chosen: list[str]) -> None:
     """Run each architecture of a kind anew, or only the chosen ones, and keep what was found."""
@@ -163,6 +201,11 @@ def document(stored: dict[str, Any]) -> str:
             lines += table(kind, part["rows"])
     lines += ["", "## Below what a person would prune", ""]
     lines += [f"- **{name}**: {BELOW[name]}" for name in below] or ["None."]
+    lines += ["", "## Why the module form has fewer groups", "", "Of language models; the graph form cuts all of them."]
+    partly: dict[str, list[str]] = {}
+    for name, why in PARTLY.items():
+        partly.setdefault(why, []).append(f"**{name}**")
+    lines += ["", *(f"- {', '.join(names)}: {why}" for why, names in partly.items())]
     return "\n".join(lines) + "\n"
 
 
