@@ -222,6 +222,19 @@ def test_apply_keeps_the_types_and_cuts_an_adapter(model: Path, plan: Path, tmp_
     assert 0 < kept[name].shape[1] < whole[name].shape[1]
 
 
+def test_apply_by_shard_traces_once(model: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced: list[gp.TracedModel] = []
+
+    def counting(*args: Any) -> gp.TracedModel:
+        traced.append(gp.trace(*args))
+        return traced[-1]
+
+    monkeypatch.setattr("graphprune.export.checkpoint.trace", counting)
+    result = run("apply", plan, model, "-o", tmp_path / "out", "--by-shard")
+    assert result.exit_code == 0, result.output
+    assert len(traced) == 1
+
+
 def test_a_model_that_was_cut_before_is_not_cut_by_shard(model: Path, plan: Path, tmp_path: Path) -> None:
     (model / "graphprune.json").write_text("{}")
     line = failure(run("apply", plan, model, "-o", tmp_path / "out", "--by-shard"))

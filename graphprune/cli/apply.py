@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from .console import counted, show, stage
 
 if TYPE_CHECKING:
     from ..compact import CompactModel
-    from ..traced import TracedModel
+    from ..export.checkpoint import TracedCheckpoint
 
 
 def apply(
@@ -45,9 +45,7 @@ def apply(
 
     subject = find_subject(plan, model, adapter, by_shard)
     if subject.by_shard:
-        from ..sources.model import find_model
-
-        _by_shard(plan, find_model(subject.model), subject.adapter, output, other_weights)
+        _by_shard(subject, output, other_weights)
     else:
         _in_memory(subject.plan, subject.model, subject.adapter, output, other_weights)
 
@@ -56,13 +54,13 @@ def apply(
 class Subject:
     """What a plan is applied to, and how: a model with an adapter or without, the plan for both, and the way to cut it.
 
-    ``traced`` is the model without values, None where it was cut before, for which ``config.json`` may not tell enough.
+    ``files`` is the model without values, None where it was cut before, for which ``config.json`` may not tell enough.
     """
 
     model: str
     adapter: Path | None
     plan: PruningPlan
-    traced: TracedModel | None
+    files: TracedCheckpoint | None
     by_shard: bool
 
 
@@ -89,9 +87,9 @@ def find_subject(plan: PruningPlan, model: str, adapter: Path | None, by_shard: 
             )
         return Subject(model, None, plan, None, by_shard=False)
     with stage("trace without weights"):
-        traced, carried = trace_checkpoint(plan, find_model(model, weights=False), adapter)
-    large = not _fits(traced.parameter_count) if by_shard is None else by_shard
-    return Subject(model, adapter, carried, traced, by_shard=large)
+        files = trace_checkpoint(plan, find_model(model, weights=False), adapter)
+    large = not _fits(files.traced.parameter_count) if by_shard is None else by_shard
+    return Subject(model, adapter, files.plan, files, by_shard=large)
 
 
 def _fits(parameters: int) -> bool:
@@ -121,17 +119,18 @@ def _in_memory(plan: PruningPlan, model: str, adapter: Path | None, output: Path
     save_and_tell(compact, output, tokenizer_or_none(place), of_prunable=share)
 
 
-def _by_shard(plan: PruningPlan, source: Path, adapter: Path | None, output: Path, other_weights: bool) -> None:
-    from ..export.checkpoint import rewrite_checkpoint
+def _by_shard(subject: Subject, output: Path, other_weights: bool) -> None:
+    from ..export.checkpoint import cut_files
     from ..sources.adapter import tokenizer_place
+    from ..sources.model import find_model
 
+    assert subject.files is not None
+    source, adapter = find_model(subject.model), subject.adapter  # with its weights, which may still be elsewhere
     with counted(f"cut the files of {source}") as progress:
         place = source if adapter is None else tokenizer_place(adapter, source)
-        report = rewrite_checkpoint(
-            plan,
-            source,
+        report = cut_files(
+            replace(subject.files, source=source),
             output,
-            adapter=adapter,
             other_weights=other_weights,
             tokenizer=tokenizer_or_none(place),
             progress=progress,

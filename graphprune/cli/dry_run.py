@@ -56,7 +56,7 @@ def dry_apply(
     if output is not None:
         refuse_existing(output)
     subject = find_subject(PruningPlan.load(plan_file), model, adapter, by_shard)
-    show_cut(subject.traced or trace_named(subject.model), subject.plan)
+    show_cut(trace_named(subject.model) if subject.files is None else subject.files.traced, subject.plan)
     show()
     way = "file by file, in little memory" if subject.by_shard else "in memory, and verified"
     show(f"It would be cut {way}. Its weights were not compared with those of the plan. Nothing was written.")

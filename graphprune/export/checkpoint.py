@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..adapters import carry_plan, plain_modules
@@ -96,19 +97,40 @@ def rewrite_checkpoint(
         ExportError: the plan has no module form of the model.
         DiskFullError: there is not enough space, which is known before anything is written, or it went meanwhile.
     """
-    source, output = Path(source), Path(output)
+    output = Path(output)
     refuse_existing(output)
-    traced, plan = trace_checkpoint(plan, source, None if adapter is None else Path(adapter))
+    subject = trace_checkpoint(plan, Path(source), None if adapter is None else Path(adapter))
+    return cut_files(subject, output, other_weights=other_weights, tokenizer=tokenizer, progress=progress)
+
+
+def cut_files(
+    subject: TracedCheckpoint,
+    output: Path,
+    *,
+    other_weights: bool = False,
+    tokenizer: Any = None,
+    progress: Progress | None = None,
+) -> CheckpointReport:
+    """As :func:`rewrite_checkpoint`, of a checkpoint that was traced already.
+
+    Raises:
+        GraphPruneError: as there.
+    """
+    refuse_existing(output)
+    traced, plan, source, adapter = subject.traced, subject.plan, subject.source, subject.adapter
     checkpoint = read_checkpoint(source)
     matched = _match(checkpoint, traced.module)
     if plan.weights is not None and not other_weights:
         plan.check_weights(stored_digest(checkpoint, _parameters(matched, traced.module)))
     computed = computed_buffers(model_on_meta(source))
-    _check_module_form(plan, source, None if adapter is None else Path(adapter), computed)
+    names = _names(traced.module)
+    check_module_form(traced, plan.keep(traced), {names[name]: tensor for name, tensor in computed.items()})
     compact = rewrite(traced, plan)
+    if compact.module_form is not None:
+        _take_types(compact.module_form, subject.types)
     masks = parameter_masks(traced.inference, plan.keep(traced))
     if adapter is not None:
-        _put_values(compact, masks, stored_values(traced.module, Path(adapter)))
+        _put_values(compact, masks, stored_values(traced.module, adapter))
     shards = _cut(checkpoint, matched, masks, {"graphprune": __version__, "plan": plan.digest})
     _require_space(output, sum(shard.bytes for shard in shards))
     key = _key(plan, checkpoint, adapter)
@@ -146,7 +168,19 @@ def rewrite_checkpoint(
     )
 
 
-def trace_checkpoint(plan: PruningPlan, source: Path, adapter: Path | None = None) -> tuple[TracedModel, PruningPlan]:
+@dataclass(frozen=True)
+class TracedCheckpoint:
+    """The model in a directory, traced without values and in float32, whose rounding hides no mistake, and its plan."""
+
+    source: Path
+    adapter: Path | None
+    plan: PruningPlan
+    traced: TracedModel
+    types: Mapping[str, torch.dtype]
+    """The type that each tensor of the model has by config.json, by its name in the module that was traced."""
+
+
+def trace_checkpoint(plan: PruningPlan, source: Path, adapter: Path | None = None) -> TracedCheckpoint:
     """The model in a directory without values, with an adapter where one is given, and the plan for it.
 
     A plan for the model without the adapter is carried over to that with it.
@@ -169,23 +203,23 @@ def trace_checkpoint(plan: PruningPlan, source: Path, adapter: Path | None = Non
     plain = fingerprint(parameter_table(module))
     if adapter is None:
         plan.check_model(plain)
-        return trace(module), plan
-    if plan.model != plain:
-        adapted = trace(put_on(module, adapter))
-        plan.check_model(adapted.fingerprint)
-        return adapted, plan
-    before = trace(module)
-    adapted = trace(put_on(model_on_meta(source), adapter))
-    names = {ours: plain for plain, ours in _names(adapted.module).items() if plain in before.table}
-    return adapted, replace(carry_plan(before, plan, adapted, names), about=plan.about)
+    else:
+        module = put_on(module, adapter)
+    types = {name: fetch(module, name).dtype for name in parameter_table(module)}
+    traced = trace(module.float())
+    if adapter is not None and plan.model == plain:
+        before = trace(model_on_meta(source).float())
+        names = {ours: plain for plain, ours in _names(traced.module).items() if plain in before.table}
+        plan = replace(carry_plan(before, plan, traced, names), about=plan.about)
+    plan.check_model(traced.fingerprint)
+    return TracedCheckpoint(source, adapter, plan, traced, types)
 
 
-def _check_module_form(plan: PruningPlan, source: Path, adapter: Path | None, computed: Mapping[str, Tensor]) -> None:
-    """Check what the plan makes of the model in float32, whose rounding hides no mistake."""
-    module = model_on_meta(source).float()
-    traced = trace(module if adapter is None else put_on(module, adapter))
-    names = _names(traced.module)
-    check_module_form(traced, plan.keep(traced), {names[name]: tensor for name, tensor in computed.items()})
+def _take_types(module: nn.Module, types: Mapping[str, torch.dtype]) -> None:
+    """Give the tensors of a compact model without values their types."""
+    for name in parameter_table(module):
+        tensor = fetch(module, name)
+        tensor.data = tensor.data.to(types[name])
 
 
 def _names(module: nn.Module) -> dict[str, str]:
