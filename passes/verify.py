@@ -355,12 +355,26 @@ def _probe(tensor: Tensor, masks: DimMasks, generator: torch.Generator) -> Tenso
     """The tensor itself, or one with noise where a wrong slice of it could not be seen."""
     if not tensor.is_floating_point():
         return tensor
-    noise = NOISE * torch.randn(tensor.shape, generator=generator).to(tensor)
     if tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
-        return tensor + noise
+        return tensor + NOISE * torch.randn(tensor.shape, generator=generator).to(tensor)
     if is_zero_where_masked(tensor, masks):
-        return tensor + noise - zero_masked(noise, masks)
+        return put_noise_(tensor.clone(), masks, generator)
     return tensor
+
+
+def put_noise_(tensor: Tensor, masks: DimMasks, generator: torch.Generator) -> Tensor:
+    """Noise at the positions of a tensor that go, where it has zeros, in the tensor itself."""
+    for dim, mask in enumerate(masks):
+        if mask is not None:
+            gone = (~mask).nonzero().flatten().to(tensor.device)
+            shape = (*tensor.shape[:dim], len(gone), *tensor.shape[dim + 1 :])
+            tensor.index_copy_(dim, gone, NOISE * torch.randn(shape, generator=generator).to(tensor))
+    return tensor
+
+
+def cast_parameters(module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The parameters of a module in a type, by their first names; those that have it are in the same memory."""
+    return {name: _cast(parameter, dtype) for name, parameter in module.named_parameters()}
 
 
 def _inputs(program: Program, dtype: torch.dtype | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -374,10 +388,14 @@ def run_module(
     program: Program, module: nn.Module, replaced: Mapping[str, Tensor], dtype: torch.dtype | None
 ) -> list[Tensor]:
     """The outputs of a module, in eval mode, with some tensors replaced and all cast."""
-    values = {name: replaced.get(name, _cast(tensor, dtype)) for name, tensor in module.named_buffers()}
+
+    def value(name: str, tensor: Tensor) -> Tensor:
+        return replaced[name] if name in replaced else _cast(tensor, dtype)
+
+    values = {name: value(name, tensor) for name, tensor in module.named_buffers()}
     for name, tensor in module.named_parameters():
         # a parameter: in place of any other tensor a forward that parametrises it, as peft's does, leaves a buffer
-        values[name] = nn.Parameter(replaced.get(name, _cast(tensor, dtype)), requires_grad=False)
+        values[name] = nn.Parameter(value(name, tensor), requires_grad=False)
     args, kwargs = _inputs(program, dtype)
     with inference_mode_of(module), nullcontext() if dtype is None else _Promoting(dtype):
         return _tensors(torch.func.functional_call(module, values, args, kwargs))
@@ -395,7 +413,8 @@ class _Promoting(TorchDispatchMode):
         self.supports_higher_order_operators = True  # or torch.cond raises; within its branches types stay as named
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map(self._promote, (args, kwargs or {}))
+        # types are arguments of operators by themselves, never in lists
+        args, kwargs = tuple(map(self._promote, args)), {name: self._promote(a) for name, a in (kwargs or {}).items()}
         if self.dtype == WIDENED:
             written = _written(func)
             args = tuple(a if at in written else tree_map(_widen, a) for at, a in enumerate(args))

@@ -41,13 +41,13 @@ from ..passes.slice_parameters import (
     masks_within,
     parameter_masks,
     slice_tensor,
-    zero_masked,
 )
 from ..passes.verify import (
-    NOISE,
     VerifyReport,
+    cast_parameters,
     difference,
     matters,
+    put_noise_,
     rounding_in,
     rounding_of,
     run_module,
@@ -226,19 +226,19 @@ def reference_of(program: Program, masks: Mapping[str, DimMasks]) -> Reference:
     """
     generator = torch.Generator().manual_seed(0)
     for dtype in types_to_check(program):
+        values = cast_parameters(program.module, dtype)
         try:
-            outputs = run_module(program, program.module, {}, dtype)
+            outputs = run_module(program, program.module, values, dtype)
         except (RuntimeError, TypeError, ValueError):
             if dtype is None:
                 raise
             continue  # the model mixes in types of its own: check it in its own types
-        noisy: dict[str, Tensor] = {}
-        for name, rows in masks.items():
-            tensor = fetch(program.module, name).detach()
-            if tensor.is_floating_point() and not program.table[name].is_buffer:
-                noise = NOISE * torch.randn(tensor.shape, generator=generator).to(tensor)
-                noisy[name] = (tensor + noise - zero_masked(noise, rows)).to(dtype or tensor.dtype)
-        effect = difference(run_module(program, program.module, noisy, dtype), outputs)
+        for name in [name for name in masks if name in values]:  # no buffers
+            own = fetch(program.module, name).detach()
+            if own.is_floating_point():
+                cast = values[name].clone() if values[name].dtype == own.dtype else values[name]
+                values[name] = put_noise_(cast, masks[name], generator)
+        effect = difference(run_module(program, program.module, values, dtype), outputs)
         if not matters(effect, dtype):
             raise VerificationError(
                 "the pruned units do not change what the model computes on the inputs that it was traced with, so a "
