@@ -33,7 +33,7 @@ from .compact import CompactModel
 from .errors import RewriteError, VerificationError
 from .masks import Keep
 from .origin import origin_of
-from .passes.patch_modules import Counted, copy_with, counted_axes, patch_modules, set_sizes
+from .passes.patch_modules import Counted, counted_axes, patch_modules, set_sizes, without_values
 from .passes.recompute_shapes import recompute_shapes
 from .passes.slice_parameters import (
     DimMasks,
@@ -76,7 +76,7 @@ def rewrite_in_place(traced: TracedModel, plan: PruningPlan) -> CompactModel:
     inside = {name: rows for name, rows in masks.items() if name in program.table}
     _check_can_be_cut(program, inside)
     clock = [time.perf_counter()]
-    dense = _without_values(program)
+    dense = without_values(program)
     counted = counted_axes(inference, traced.groups)
     tensors = {name: program.tensor(name) for name in program.table}
     for name in inference.parameter_dims.keys() - program.table.keys():
@@ -155,16 +155,6 @@ def _check_can_be_cut(program: Program, masks: Mapping[str, DimMasks]) -> None:
         widest = max(widest, (device, end, name), key=lambda each: (each[0] == device, each[1]))
 
 
-def _without_values(program: Program) -> nn.Module:
-    """A copy of the module on the meta device.
-
-    Raises:
-        RewriteError: the module can't be copied.
-    """
-    empty = {name: torch.empty_like(program.tensor(name).detach(), device="meta") for name in program.table}
-    return copy_with(program, empty)
-
-
 def _rehearse(
     traced: TracedModel,
     keep: Keep,
@@ -213,10 +203,10 @@ def _shapes(program: Program, module: nn.Module) -> list[torch.Size]:
         return [each.shape for each in run_module(program, module, {}, None)]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
 
-        def without_values(value: Any) -> Any:
+        def faked(value: Any) -> Any:
             return mode.from_tensor(value) if isinstance(value, Tensor) else value
 
-        args, kwargs = tree_map(without_values, (program.args, dict(program.kwargs)))
+        args, kwargs = tree_map(faked, (program.args, dict(program.kwargs)))
         values = {name: torch.empty_like(fetch(module, name)) for name in program.table}
         for info in program.table.values():
             values |= dict.fromkeys(info.aliases, values[info.name])

@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapp
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..axes import Atom, Axis, Product, Sum, atoms, factors_of, product
@@ -144,6 +145,16 @@ def copy_with(program: Program, tensors: Mapping[str, Tensor]) -> nn.Module:
     except Exception as error:
         name = type(program.module).__name__
         raise RewriteError(f"{name} can't be copied ({error}); use the graph form of the compact model") from error
+
+
+def without_values(program: Program) -> nn.Module:
+    """A deep copy on the meta device.
+
+    Raises:
+        RewriteError: the module can't be copied.
+    """
+    empty = {name: torch.empty_like(program.tensor(name).detach(), device="meta") for name in program.table}
+    return copy_with(program, empty)
 
 
 def _groups_in_calls(inference: Inference, keep: Keep) -> dict[str, int]:

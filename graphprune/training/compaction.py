@@ -19,10 +19,10 @@ Plans, scores, budgets and checkpoints stay those of the model as it was before:
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,9 +32,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..adapters import merge_adapters
 from ..compact import CompactModel
 from ..distributed import check_wrappers, has_others, take_new_sizes
-from ..errors import TrainingError, VerificationError
+from ..errors import RewriteError, TrainingError, VerificationError
 from ..origin import origin_of
-from ..passes.patch_modules import counted_axes, set_sizes
+from ..passes.patch_modules import copy_with, counted_axes, set_sizes, without_values
 from ..passes.slice_parameters import (
     DimMasks,
     cut_tensor_,
@@ -99,7 +99,7 @@ class Compaction:
             return
         self.know(optimizer)
         if self._dense is None:
-            self._dense = without_values(self.traced.module)
+            self._dense = _copied(without_values, self.traced.program)
         start = time.perf_counter()
         reference = reference_of(self.traced.program, masks)
         noted = time.perf_counter()
@@ -154,7 +154,7 @@ class Compaction:
         masks = self._masks(plan)
         if masks:
             reference = reference_of(self.traced.program, masks)
-            module = _copy_of(module, {})
+            module = _copied(partial(copy_with, tensors={}), self.traced.program)
             cut_tensors(module, masks, None)
             self._set_sizes(module, plan)
             reports.append(check_against(reference, self.traced.program, module))
@@ -189,7 +189,7 @@ class Compaction:
     def _dense_traced(self) -> TracedModel:
         """The whole model without values."""
         traced = self.traced
-        dense = self._dense if self._dense is not None else without_values(traced.module)
+        dense = self._dense if self._dense is not None else _copied(without_values, traced.program)
 
         def on_meta(value: Any) -> Any:
             return value.to("meta") if isinstance(value, Tensor) else value
@@ -336,21 +336,9 @@ def worst_of(reports: list[VerifyReport]) -> VerifyReport | None:
     )
 
 
-def without_values(module: nn.Module) -> nn.Module:
-    """A copy of a module on the meta device.
-
-    Raises:
-        TrainingError: the module can't be copied.
-    """
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        empty = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    return _copy_of(module, memo)
-
-
-def _copy_of(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def _copied(make: Callable[[Program], nn.Module], program: Program) -> nn.Module:
     try:
-        return copy.deepcopy(module, memo)
-    except Exception as error:
-        raise TrainingError(f"{type(module).__name__} can't be copied ({error}): use compaction=None") from error
+        return make(program)
+    except RewriteError as error:
+        name = type(program.module).__name__
+        raise TrainingError(f"{name} can't be copied ({error.__cause__}): use compaction=None") from error

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -518,6 +519,17 @@ def test_a_state_that_is_no_plain_tensor() -> None:
     optimizer.state[optimizer.param_groups[0]["params"][0]] = {"step": torch.zeros(()), "history": [torch.zeros(3)]}
     with pytest.raises(TrainingError, match=r"^SGD keeps a state 'history' \(Tensor \[3\]\) of a parameter \[3\], "):
         check_optimizer(optimizer)
+
+
+def test_a_module_that_cannot_be_copied() -> None:
+    model = tiny_with_adapters()
+    pruner = gp.Pruner(gp.trace(model), PruneConfig(ratio=0.3, criterion="magnitude", compaction=0.1, interval=1), 2)
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    model(input_ids=random_windows()[:2]).logits.sum().backward()
+    pruner.before_step(2)
+    with pytest.raises(TrainingError) as error:
+        pruner.cut_if_due()
+    assert str(error.value) == ("PeftModel can't be copied (cannot pickle '_thread.lock' object): use compaction=None")
 
 
 def test_an_optimizer_of_other_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
