@@ -58,7 +58,7 @@ class VerificationError(GraphPruneError):
 
 
 class ExportError(GraphPruneError):
-    """The compact model can't be written in the format that was asked for."""
+    """A model can't be written in the format, or to the place, that was asked for."""
 
 
 class DiskFullError(GraphPruneError):

@@ -57,7 +57,7 @@ def perplexity(
     module = model if isinstance(model, torch.nn.Module) else None
     device = None if module is None else device_of(module)
     loss = 0.0
-    batches = windows.split(batch_size or max(1, TOKENS_IN_BATCH // length))
+    batches = windows.split(batch_size or default_batch(length))
     with torch.no_grad() if module is None else inference_mode_of(module):
         for at, batch in enumerate(Watched(batches, progress)):
             logits = _logits(model(input_ids=batch.to(device) if device is not None else batch))
@@ -70,6 +70,11 @@ def perplexity(
         return math.exp(loss / total)
     except OverflowError:
         return math.inf
+
+
+def default_batch(length: int) -> int:
+    """How many windows of a length are run at once."""
+    return max(1, TOKENS_IN_BATCH // length)
 
 
 def counted_tokens(windows: torch.Tensor, *, stride: int | None = None) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import DiskFullError, FileFormatError, GraphPruneError, OutputExistsError
+from .errors import DiskFullError, ExportError, FileFormatError, GraphPruneError, OutputExistsError
 from .quiet import first_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -180,6 +180,16 @@ def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
         raise OutputExistsError(
             f"The file {path} exists already and is not overwritten: give another name, or remove it first."
         )
+
+
+def require_directory_of(path: Path) -> None:
+    """Raise if there is no directory for a single file to be written to: a wrong path is seen before hours of work.
+
+    Raises:
+        ExportError: says how to go on.
+    """
+    if not path.absolute().parent.is_dir():
+        raise ExportError(f"there is no directory {path.parent} for {path.name}: make it, or give another path")
 
 
 def _remove(path: Path) -> None:

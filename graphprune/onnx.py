@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ExportError, SourceError
+from .errors import ExportError, FileFormatError, SourceError
 from .quiet import first_line
 
 Ids = NDArray[np.int64]
@@ -28,24 +28,29 @@ PAST = "past_key_values."
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
-def open_session(path: str | Path, *, threads: int | None = None) -> Any:
+def open_session(path: str | Path, *, threads: int | None = None, spinning: bool = True) -> Any:
     """An onnxruntime session on the processor.
 
+    Threads that are ``spinning`` while they wait answer sooner, and slow down whatever else runs meanwhile.
+
     Raises:
-        SourceError: there is no such file, or onnxruntime can't read it.
+        SourceError: there is no such file.
+        FileFormatError: onnxruntime can't read it.
     """
     import onnxruntime
 
     if not Path(path).is_file():
         raise SourceError(f"there is no ONNX file {path}: check the path")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # it writes to the terminal what it raises anyway
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen of them, without a common base
-        raise SourceError(f"{path} can't be read by onnxruntime ({first_line(error)}): export it again") from error
+        raise FileFormatError(f"{path} can't be read by onnxruntime ({first_line(error)}): export it again") from error
 
 
 def generate(
@@ -66,7 +71,8 @@ def generate(
     as ``encoder_hidden_states``.
 
     Raises:
-        SourceError: there is no such file, or onnxruntime can't read it.
+        SourceError: there is no such file.
+        FileFormatError: onnxruntime can't read it.
         ExportError: it is no decoder with a cache, or needs an input that is not given.
     """
     session = open_session(model) if isinstance(model, (str, Path)) else model

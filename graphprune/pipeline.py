@@ -30,6 +30,7 @@ from .passes.trace import trace as capture
 from .passes.verify import VerifyReport, check_graph, check_module, check_slices, prepare_check
 from .plan import PruningPlan
 from .program import Program, parameter_table
+from .progress import Parts, Progress
 from .quantised import dense_copy, quantised_weights
 from .revision import weights_digest
 from .traced import Stored, TracedModel
@@ -42,6 +43,7 @@ def trace(
     *,
     dynamic: bool = False,
     by_example: bool = False,
+    progress: Progress | None = None,
 ) -> TracedModel:
     """Capture a model and find its pruning groups.
 
@@ -53,7 +55,7 @@ def trace(
     Of a model with weights in few bits a copy with plain weights, on the meta device, is captured in its place.
     A part of a model is traced as any module is. A graph that was captured already (an ``ExportedProgram``, with its
     own example inputs where none are given, or the ``fx.GraphModule`` of one) is taken as it is, and has a graph form
-    only.
+    only. ``progress`` is called with how far it has come, and how far it has to.
 
     Raises:
         CaptureError: the model can't be captured with these inputs.
@@ -69,6 +71,7 @@ def trace(
     if not args and not kwargs:
         kwargs = example_inputs(model)
     clock = [time.perf_counter()]
+    parts = Parts(progress, {"capture": 80, "axes": 12, "groups": 8})
     stored = None
     if not is_captured(model) and quantised_weights(model):
         stored = Stored(model, args, kwargs)
@@ -78,15 +81,19 @@ def trace(
         model = plain(model)
         graph = adopt_graph(model, args, kwargs)
     else:
-        graph = capture(model, args, kwargs, dynamic=dynamic, by_example=by_example)
+        capturing = parts.part("capture")
+        graph = capture(model, args, kwargs, dynamic=dynamic, by_example=by_example, progress=capturing)
     clock.append(time.perf_counter())
+    parts.part("axes")
     program = Program(model, graph, args, kwargs, parameter_table(model))
     inference = infer_axes(program, inactive_couplings(model))
     clock.append(time.perf_counter())
+    parts.part("groups")
     couplings = dependency_graph(inference)
     groups = build_groups(program, inference, couplings)
     clock.append(time.perf_counter())
     seconds = dict(zip(("trace", "infer axes", "build groups"), (b - a for a, b in pairwise(clock)), strict=True))
+    parts.end()
     return TracedModel(
         program, inference, couplings, groups, seconds, stored, by_example, weights_digest(program.module)
     )
@@ -142,6 +149,7 @@ def rewrite(
     module_form: bool = True,
     statistics: Literal["kept", "masked"] = "kept",
     in_place: bool = False,
+    progress: Progress | None = None,
 ) -> CompactModel:
     """Cut a model to what a plan keeps, and verify the result against the masked original.
 
@@ -154,7 +162,8 @@ def rewrite(
     masked original is then the merged one). A module form that does not agree with the masked original is dropped, and
     ``module_error`` of the result says why; ``module_form=False`` does not try. ``statistics`` says what norms count of
     a width that is cut: what is kept, or also the zeros of the masked original, which only means and RMSNorm can be
-    made to do, in the graph form.
+    made to do, in the graph form. ``progress`` is called with how far it has come, and how far it has to; with
+    ``in_place`` it is not.
 
     Raises:
         PlanError: the plan is for another model, or can't be carried over to the merged one.
@@ -168,12 +177,15 @@ def rewrite(
         _check_for_in_place(traced, adapters, module_form, statistics)
         _check_whole(traced.program)
         return rewrite_in_place(traced, plan)
+    parts = Parts(progress, {"merge": MERGING * (adapters == "merge"), **SHARES})
+    parts.part("merge")
     traced = dense_model(traced)
     if adapters == "merge":
         traced, plan = merge_adapters(traced, plan)
     program, inference = traced.program, traced.inference
     keep = plan.keep(traced)
     _check_whole(program)
+    parts.part("cut")
     clock = [time.perf_counter()]
     masks = parameter_masks(inference, keep)
     tensors: dict[str, Tensor] = {}
@@ -197,15 +209,16 @@ def rewrite(
         except GraphPruneError as error:
             module_error = str(error)
     clock.append(time.perf_counter())
+    parts.part("slices")
     check_slices(program, masks, {name: tensors[name] for name in tensors if name in program.table})
-    check = prepare_check(program, inference, keep, statistics=statistics)
+    check = prepare_check(program, inference, keep, statistics=statistics, progress=parts.part("masked"))
     report = None
     if check is not None:
-        graph_error = check_graph(check, graph)
+        graph_error = check_graph(check, graph, parts.part("graph form"))
         module_difference = None
         if module is not None:
             try:
-                module_difference = check_module(check, module)
+                module_difference = check_module(check, module, parts.part("module form"))
             except VerificationError as error:
                 module, module_error = None, str(error)
         clock.append(time.perf_counter())
@@ -217,6 +230,7 @@ def rewrite(
             module_error=module_difference,
             seconds=dict(zip(("rewrite", "verify"), (b - a for a, b in pairwise(clock)), strict=True)),
         )
+    parts.end()
     return CompactModel(
         graph,
         plan,
@@ -226,6 +240,11 @@ def rewrite(
         traced.parameter_count,
         origin_of(program, module),
     )
+
+
+SHARES = {"cut": 4, "slices": 2, "masked": 64, "graph form": 16, "module form": 14}
+MERGING = 20
+"""The parts of a rewrite, as SmolLM2-135M takes its time with them."""
 
 
 def _check_for_in_place(traced: TracedModel, adapters: str, module_form: bool, statistics: str) -> None:

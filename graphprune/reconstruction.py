@@ -9,7 +9,7 @@ arXiv 2301.00774, equation 2, with ridge regression)::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -61,7 +61,7 @@ def reconstruct(
         if kept is not None:
             work[gate] = kept
     module = shared_copy(traced.module)
-    batches = list(data)
+    batches = data if isinstance(data, Sequence) else list(data)  # it is gone through for each round
     for gates in _rounds(work):
         for gate, moments in second_moments(traced.module, gates, batches).items():
             matrix = known[gate.parameter]

@@ -32,6 +32,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
 from ..errors import CaptureError
+from ..progress import Parts, Progress, calls_counted
 from ..rules.registry import bound_arguments
 from .capture_errors import explain_capture
 from .repeat_blocks import find_repeats, put_back_repeats
@@ -95,6 +96,7 @@ def trace(
     *,
     dynamic: bool = False,
     by_example: bool = False,
+    progress: Progress | None = None,
 ) -> fx.GraphModule:
     """The graph of ``module(*args, **kwargs)``, parameters and buffers shared with the module.
 
@@ -106,11 +108,14 @@ def trace(
     """
     with inference_mode_of(module), warnings.catch_warnings(), _quiet_export():
         warnings.simplefilter("ignore")
+        parts = Parts(progress, {"run": 1, "make the graph": 1})  # both take torch.export about as long
+        running = parts.part("run")
         # blocks that are alike may still go different ways
-        captured = None if by_example else _trace_repeats(module, args, kwargs, dynamic)
+        captured = None if by_example else _trace_repeats(module, args, kwargs, dynamic, running)
         if captured is None:
             try:
-                with _values_followed() if by_example else contextlib.nullcontext():
+                following = _values_followed() if by_example else contextlib.nullcontext()
+                with following, calls_counted(module, running):
                     program = _export(module, args, kwargs, dynamic)
                 if any(map(is_mutating, program.graph.nodes)):
                     program = program.run_decompositions({})
@@ -119,18 +124,20 @@ def trace(
                 raise CaptureError(why) from error
             captured = _graph_of(program)
     tidy(captured)
+    parts.end()
     return captured
 
 
 def _trace_repeats(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool, progress: Progress | None
 ) -> fx.GraphModule | None:
     """The graph, of whose blocks those that are alike were captured once; None where that can't be told."""
     repeats = find_repeats(module)
     if not repeats.families:
         return None
     try:
-        with repeats.marked():
+        copied = [block.module for family in repeats.families for block in family[1:-1]]
+        with repeats.marked(), calls_counted(module, progress, without=copied):
             program = _export(module, args, kwargs, dynamic)
         captured = _graph_of(program)
         inline_mode_wrappers(captured)

@@ -28,6 +28,7 @@ from ..axes import Axis, atoms
 from ..errors import VerificationError
 from ..masks import Keep, SlotOutsideError, keep_mask
 from ..program import Inference, Program, fetch, has, location
+from ..progress import Parts, Progress, Watched, calls_counted
 from ..quiet import first_line
 from ..rules import Dims
 from ..rules.registry import bound_arguments, operator_name
@@ -135,8 +136,17 @@ def rounding_in(dtype: torch.dtype) -> float:
     return {torch.float64: FLOAT64_TOLERANCE, torch.float32: TOLERANCE}.get(dtype, HALF_TOLERANCE)
 
 
+SHARES = {"tensors": 21, "dense": 29, "masked": 26, "graph": 24}
+"""The parts of preparing a check, as SmolLM2-135M takes its time with them."""
+
+
 def prepare_check(
-    program: Program, inference: Inference, keep: Keep, *, statistics: Literal["kept", "masked"] = "kept"
+    program: Program,
+    inference: Inference,
+    keep: Keep,
+    *,
+    statistics: Literal["kept", "masked"] = "kept",
+    progress: Progress | None = None,
 ) -> Check | None:
     """Run the original, dense and masked. None where the model has no values (it is on the meta device).
 
@@ -149,22 +159,26 @@ def prepare_check(
     masks = parameter_masks(inference, keep)
     zeroed = zeroing_masks(inference, masks)
     generator = torch.Generator().manual_seed(0)
+    parts = Parts(progress, SHARES)
     for dtype in types_to_check(program):
-        probes = {name: _probe(_cast(tensors[name], dtype), rows, generator) for name, rows in masks.items()}
+        probes = {
+            name: _probe(_cast(tensors[name], dtype), masks[name], generator)
+            for name in Watched(list(masks), parts.part("tensors"))
+        }
         masked = {
             name: probe if _is_buffer(program, name) else zero_masked(probe, zeroed[name])
             for name, probe in probes.items()
         }
         try:
-            dense_outputs = run_module(program, program.module, probes, dtype)
-            masked_outputs = run_module(program, program.module, masked, dtype)
+            dense_outputs = run_module(program, program.module, probes, dtype, parts.part("dense"))
+            masked_outputs = run_module(program, program.module, masked, dtype, parts.part("masked"))
         except (RuntimeError, TypeError, ValueError):
             if dtype is None:
                 raise
             continue  # the model mixes in types of its own: check it in its own types
         sliced = {name: slice_tensor(probe, masks[name]) for name, probe in probes.items()}
         values = _graph_values(program, inference, masked, dtype)
-        graph_outputs = run_graph(program, program.graph, values, dtype)
+        graph_outputs = run_graph(program, program.graph, values, dtype, progress=parts.part("graph"))
         check_captured(masked_outputs, graph_outputs, TOLERANCE if dtype is not None else rounding_of(program.module))
         counted = cut_statistics(program, inference, keep) if statistics == "kept" else {}
         if counted:
@@ -185,6 +199,7 @@ def prepare_check(
         )
         if masks:
             check_effect(check.effect, dtype)
+        parts.end()
         return check
     raise AssertionError("unreachable: the last type is the model's own")
 
@@ -239,7 +254,7 @@ def check_slices(program: Program, masks: Mapping[str, DimMasks], tensors: Mappi
             raise VerificationError(f"{name} of the compact model is not the kept slice of the original")
 
 
-def check_graph(check: Check, compact: fx.GraphModule) -> float:
+def check_graph(check: Check, compact: fx.GraphModule, progress: Progress | None = None) -> float:
     """The difference of the graph form from the masked original.
 
     Raises:
@@ -250,7 +265,7 @@ def check_graph(check: Check, compact: fx.GraphModule) -> float:
         for name in _attributes(compact)
     }
     try:
-        outputs = run_graph(check.program, compact, values, check.dtype)
+        outputs = run_graph(check.program, compact, values, check.dtype, progress=progress)
     except Exception as error:
         raise VerificationError(f"the graph form does not run: {first_line(error)}") from error
     worst = difference(check.masked_graph, outputs)
@@ -260,14 +275,14 @@ def check_graph(check: Check, compact: fx.GraphModule) -> float:
     return worst
 
 
-def check_module(check: Check, compact: nn.Module) -> float:
+def check_module(check: Check, compact: nn.Module, progress: Progress | None = None) -> float:
     """The difference of the module form from the masked original.
 
     Raises:
         VerificationError: it does not run, or differs by more than rounding.
     """
     try:
-        outputs = run_module(check.program, compact, check.sliced, check.dtype)
+        outputs = run_module(check.program, compact, check.sliced, check.dtype, progress)
     except Exception as error:
         raise VerificationError(f"the module form does not run: {first_line(error)}") from error
     worst = difference(check.masked, outputs)
@@ -385,7 +400,11 @@ def _inputs(program: Program, dtype: torch.dtype | None) -> tuple[tuple[Any, ...
 
 
 def run_module(
-    program: Program, module: nn.Module, replaced: Mapping[str, Tensor], dtype: torch.dtype | None
+    program: Program,
+    module: nn.Module,
+    replaced: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
+    progress: Progress | None = None,
 ) -> list[Tensor]:
     """The outputs of a module, in eval mode, with some tensors replaced and all cast."""
 
@@ -397,7 +416,8 @@ def run_module(
         # a parameter: in place of any other tensor a forward that parametrises it, as peft's does, leaves a buffer
         values[name] = nn.Parameter(value(name, tensor), requires_grad=False)
     args, kwargs = _inputs(program, dtype)
-    with inference_mode_of(module), nullcontext() if dtype is None else _Promoting(dtype):
+    promoting = nullcontext() if dtype is None else _Promoting(dtype)
+    with inference_mode_of(module), promoting, calls_counted(module, progress):
         return _tensors(torch.func.functional_call(module, values, args, kwargs))
 
 
@@ -482,8 +502,11 @@ class _Substituted(fx.Interpreter):
         values: Mapping[str, Tensor],
         record: Record | None = None,
         statistics: Mapping[str, Masks] | None = None,
+        progress: Progress | None = None,
     ):
         super().__init__(graph)
+        self.progress = progress
+        self.done, self.total = 0, len(graph.graph.nodes)
         self.values = values
         self.record = record
         self.statistics = statistics or {}
@@ -499,6 +522,9 @@ class _Substituted(fx.Interpreter):
         value = self._counted(n) if n.name in self.statistics else super().run_node(n)
         if self.record is not None:
             self.record(n, value)
+        if self.progress is not None:
+            self.done += 1
+            self.progress(self.done, self.total)
         return value
 
     def _counted(self, node: fx.Node) -> Any:
@@ -557,6 +583,7 @@ def run_graph(
     *,
     record: Record | None = None,
     statistics: Mapping[str, Masks] | None = None,
+    progress: Progress | None = None,
 ) -> list[Tensor]:
     """The outputs of a graph, in a type, on the inputs that its module was traced with.
 
@@ -569,7 +596,7 @@ def run_graph(
         values = {name: _widen(value) for name, value in values.items()} if dtype == WIDENED else values
     args, kwargs = _inputs(program, dtype)
     with torch.no_grad(), mode:
-        return _tensors(_Substituted(graph, values, record, statistics or {}).call(args, kwargs))
+        return _tensors(_Substituted(graph, values, record, statistics or {}, progress).call(args, kwargs))
 
 
 def cut_statistics(program: Program, inference: Inference, keep: Keep) -> dict[str, Masks]:

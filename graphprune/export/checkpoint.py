@@ -34,6 +34,7 @@ from ..passes.slice_parameters import DimMasks, parameter_masks, slice_tensor
 from ..pipeline import rewrite, trace
 from ..plan import PruningPlan
 from ..program import fetch, fingerprint, parameter_table
+from ..progress import Parts, Progress
 from ..quiet import quietly
 from ..revision import stored_digest
 from ..sources.adapter import put_on, stored_values
@@ -48,7 +49,7 @@ from .module_check import check_module_form
 from .pruned_form import ENTRY
 from .shards import Cut, CutShard
 
-Progress = Callable[[int, int, str], None]
+FileProgress = Callable[[int, int, str], None]
 """Called with how many files are done, how many there are, and the name of the next."""
 
 
@@ -79,7 +80,7 @@ def rewrite_checkpoint(
     adapter: str | Path | None = None,
     other_weights: bool = False,
     tokenizer: Any = None,
-    progress: Progress | None = None,
+    progress: FileProgress | None = None,
 ) -> CheckpointReport:
     """Cut the safetensors checkpoint in a directory to a plan, and write it to a new directory.
 
@@ -109,7 +110,7 @@ def cut_files(
     *,
     other_weights: bool = False,
     tokenizer: Any = None,
-    progress: Progress | None = None,
+    progress: FileProgress | None = None,
 ) -> CheckpointReport:
     """As :func:`rewrite_checkpoint`, of a checkpoint that was traced already.
 
@@ -180,7 +181,9 @@ class TracedCheckpoint:
     """The type that each tensor of the model has by config.json, by its name in the module that was traced."""
 
 
-def trace_checkpoint(plan: PruningPlan, source: Path, adapter: Path | None = None) -> TracedCheckpoint:
+def trace_checkpoint(
+    plan: PruningPlan, source: Path, adapter: Path | None = None, progress: Progress | None = None
+) -> TracedCheckpoint:
     """The model in a directory without values, with an adapter where one is given, and the plan for it.
 
     A plan for the model without the adapter is carried over to that with it.
@@ -206,9 +209,11 @@ def trace_checkpoint(plan: PruningPlan, source: Path, adapter: Path | None = Non
     else:
         module = put_on(module, adapter)
     types = {name: fetch(module, name).dtype for name in parameter_table(module)}
-    traced = trace(module.float())
-    if adapter is not None and plan.model == plain:
-        before = trace(model_on_meta(source).float())
+    carried = adapter is not None and plan.model == plain
+    parts = Parts(progress, {"model": 2, "without adapter": 1 if carried else 0})
+    traced = trace(module.float(), progress=parts.part("model"))
+    if carried:
+        before = trace(model_on_meta(source).float(), progress=parts.part("without adapter"))
         names = {ours: plain for plain, ours in _names(traced.module).items() if plain in before.table}
         plan = replace(carry_plan(before, plan, traced, names), about=plan.about)
     plan.check_model(traced.fingerprint)

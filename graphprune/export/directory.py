@@ -38,6 +38,7 @@ from ..expressible import is_transformers_model, misfit
 from ..files import is_disk_full, new_directory
 from ..origin import Origin
 from ..passes.verify import difference, rounding_of
+from ..progress import Parts, Progress, Watched
 from ..quiet import first_line, quietly
 from ..version import __version__
 from ..weight_files import WEIGHTS
@@ -72,6 +73,10 @@ SHARD = "5GB"
 """How large a file of weights may be: what the Hugging Face hub advises."""
 
 
+SHARES = {"write": 40, "load": 15, "compare tensors": 10, "compare outputs": 20, "label": 15}
+"""The parts of writing a directory, as SmolLM2-135M takes its time with them."""
+
+
 @dataclass(frozen=True)
 class SaveReport:
     """What ``gp.save`` wrote.
@@ -97,11 +102,13 @@ def save(
     *,
     max_shard_size: int | str = SHARD,
     measured: Mapping[str, float] | None = None,
+    progress: Progress | None = None,
 ) -> SaveReport:
     """Write a compact model to a new directory, and a tokenizer beside it: its module form, if it has one.
 
     The directory appears at ``path`` only after it was loaded again and gave the same outputs. ``measured`` is what the
-    model card is to say of the model, by name: ``{"perplexity on WikiText-2": 43.29}``.
+    model card is to say of the model, by name: ``{"perplexity on WikiText-2": 43.29}``. ``progress`` is called with how
+    far it has come, and how far it has to.
 
     Raises:
         OutputExistsError: ``path`` exists.
@@ -110,7 +117,13 @@ def save(
     """
     with new_directory(path) as directory:
         report = write(
-            compact, directory, str(path), tokenizer=tokenizer, max_shard_size=max_shard_size, measured=measured
+            compact,
+            directory,
+            str(path),
+            tokenizer=tokenizer,
+            max_shard_size=max_shard_size,
+            measured=measured,
+            progress=progress,
         )
     return SaveReport(Path(path), report.form, report.reason, report.difference, report.bytes)
 
@@ -123,6 +136,7 @@ def write(
     tokenizer: Any = None,
     max_shard_size: int | str = SHARD,
     measured: Mapping[str, float] | None = None,
+    progress: Progress | None = None,
 ) -> SaveReport:
     """Fill an empty directory as :func:`save` does; ``place`` is how the files call the place where they will lie.
 
@@ -143,16 +157,20 @@ def write(
             'beside it: merge them, with gp.rewrite(traced, plan, adapters="merge")'
         )
     origin = dense_origin(without_adapters(module), origin) if compact.module_form is not None else origin
-    writer = _Writer(compact, module, origin, place, max_shard_size, measured)
+    parts = Parts(progress, SHARES)
+    parts.part("write")
+    writer = _Writer(compact, module, origin, place, max_shard_size, measured, parts)
     if compact.module_form is None:
         form, reason, error = writer.write_graph(directory)
     else:
         form, reason, error = writer.write(directory, without_adapters(module))
+    parts.part("label")
     for file in directory.rglob("*.safetensors"):
         label(file, {"graphprune": __version__, "plan": compact.plan.digest})
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    parts.end()
     return SaveReport(directory, form, reason, error, size)
 
 
@@ -170,7 +188,7 @@ def describe(compact: CompactModel, directory: Path, target: Path, tokenizer: An
             f"there is no module form of this model ({compact.module_error}), and its graph is only saved with its "
             "weights: load the model, and use gp.rewrite and gp.save"
         )
-    writer = _Writer(compact, compact.module_form, compact.origin, str(target), SHARD, None)
+    writer = _Writer(compact, compact.module_form, compact.origin, str(target), SHARD, None, Parts(None, SHARES))
     form, reason = writer.describe(directory, without_adapters(compact.module_form))
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
@@ -185,6 +203,7 @@ class _Writer:
     place: str
     max_shard_size: int | str
     measured: Mapping[str, float] | None
+    parts: Parts
 
     def write(self, directory: Path, plain: nn.Module) -> tuple[Form, str | None, float | None]:
         """Fill an empty directory; returns the form, why it is not transformers' own, and the difference."""
@@ -313,13 +332,16 @@ class _Writer:
 
     def _reload(self, directory: Path) -> float:
         """How far the model that is loaded from ``directory`` is from the one that was saved there."""
+        self.parts.part("load")
         loaded = load(directory).to(device_of(self.module))
         ours = plain_tensors(self.module)[0]
-        for name, found in plain_tensors(loaded)[0].items():
+        tensors = list(plain_tensors(loaded)[0].items())
+        for name, found in Watched(tensors, self.parts.part("compare tensors")):
             kept = ours.get(name, found)
             # a buffer may be computed in a finer type than the one that the model was cast to
             if not torch.equal(kept, found.to(kept.dtype)):
                 raise ExportError(f"{name} has other values than in the compact model")
+        self.parts.part("compare outputs")
         expected = outputs_of(self.module, self.origin.args, self.origin.kwargs)
         error = difference(expected, outputs_of(loaded, self.origin.args, self.origin.kwargs))
         if not error <= rounding_of(self.module):

@@ -22,6 +22,7 @@ from ..errors import ExportError
 from ..files import new_directory
 from ..onnx import PAST
 from ..plan import PruningPlan
+from ..progress import Progress
 from ..quiet import quietly
 from .manifest import write_json
 from .onnx import OLDEST_OPSET, OnnxReport, export_onnx
@@ -38,8 +39,9 @@ def export_genai(
     precision: Precision = "fp32",
     opset: int = OLDEST_OPSET,
     plan: PruningPlan | None = None,
+    progress: Progress | None = None,
 ) -> OnnxReport:
-    """Write a decoder to a new directory for onnxruntime-genai.
+    """Write a decoder to a new directory for onnxruntime-genai; ``progress`` as in :func:`graphprune.export_onnx`.
 
     Raises:
         OutputExistsError: ``path`` exists.
@@ -49,7 +51,9 @@ def export_genai(
     module: Any = model.module_form if isinstance(model, CompactModel) else model
     length = context_length(module, tokenizer)
     with new_directory(path) as directory:
-        report = export_onnx(model, directory / MODEL, cache=True, precision=precision, opset=opset, plan=plan)
+        report = export_onnx(
+            model, directory / MODEL, cache=True, precision=precision, opset=opset, plan=plan, progress=progress
+        )
         config = genai_config(report, module, tokenizer, length)
         write_json(directory / CONFIG, config)
         with quietly():

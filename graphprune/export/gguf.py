@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -105,18 +105,11 @@ def export_gguf(
         DiskFullError: the disk is full.
     """
     directory, path = Path(directory), Path(path)
-    refuse_existing(path)
-    if dtype not in get_args(Dtype):
-        raise ExportError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {dtype!r}")
-    try:
-        import gguf
-    except ImportError as error:
-        raise ExportError("GGUF files are written by the package gguf: pip install 'graphprune[demo]'") from error
-    config = read_object(directory / "config.json")
-    command = f"python convert_hf_to_gguf.py {directory} --outfile {path} --outtype {dtype}"
-    family = _family(config, command)
-    vocabulary = _vocabulary(directory, int(config["vocab_size"]), command)
+    config, family, vocabulary = _readable(directory, path, dtype)
     files = weight_files(directory)
+
+    import gguf
+
     names = gguf.get_tensor_name_map(_architecture(gguf, family), int(config["num_hidden_layers"]))
     with new_file(path) as temporary:
         writer: Any = gguf.GGUFWriter(temporary, family.architecture)
@@ -125,6 +118,45 @@ def export_gguf(
         count = _write_tensors(writer, gguf, files, names, config, family, dtype, progress)
         writer.close()
     return GGUFReport(path, path.stat().st_size, count, len(vocabulary.tokens) if vocabulary else 0)
+
+
+def predict_gguf(
+    directory: str | Path, path: str | Path, shapes: Mapping[str, Sequence[int]], *, dtype: Dtype = "f16"
+) -> GGUFReport:
+    """What :func:`export_gguf` would write, of a model whose tensors have these shapes; none of them is read.
+
+    The size is that of the tensors, the tokens and the merges of the tokenizer, without some kilobytes of a header.
+
+    Raises:
+        OutputExistsError, FileFormatError, ExportError: as :func:`export_gguf` would.
+    """
+    directory, path = Path(directory), Path(path)
+    _, _, vocabulary = _readable(directory, path, dtype)
+    size = sum(_stored_bytes(shape, dtype) for shape in shapes.values())
+    if vocabulary is not None:
+        merges = (read_object(directory / "tokenizer.json").get("model") or {}).get("merges") or ()
+        said = [*vocabulary.tokens, *(each if isinstance(each, str) else " ".join(each) for each in merges)]
+        size += sum(8 + len(each.encode()) for each in said) + 4 * len(vocabulary.types)
+    return GGUFReport(path, size, len(shapes), len(vocabulary.tokens) if vocabulary else 0)
+
+
+def _readable(directory: Path, path: Path, dtype: Dtype) -> tuple[Mapping[str, Any], Family, _Vocabulary | None]:
+    """What is known of a model before its weights are read: its config, its family and its tokens."""
+    refuse_existing(path)
+    if dtype not in get_args(Dtype):
+        raise ExportError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {dtype!r}")
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise ExportError("GGUF files are written by the package gguf: pip install 'graphprune[demo]'") from error
+    config = read_object(directory / "config.json")
+    command = f"python convert_hf_to_gguf.py {directory} --outfile {path} --outtype {dtype}"
+    return config, _family(config, command), _vocabulary(directory, int(config["vocab_size"]), command)
+
+
+def _stored_bytes(shape: Sequence[int], dtype: Dtype) -> int:
+    """Matrices have the type that was asked for, and vectors single precision."""
+    return math.prod(shape) * (2 if dtype != "f32" and len(shape) > 1 else 4)
 
 
 def _family(config: Mapping[str, Any], command: str) -> Family:
@@ -261,7 +293,7 @@ def _write_tensors(
                     raise ExportError(f"llama.cpp has no name for {name} in {file}: leave it out of the model")
                 shape = stored.get_slice(name).get_shape()
                 kind = kinds[dtype.upper()] if len(shape) > 1 else kinds.F32
-                size = math.prod(shape) * (4 if kind == kinds.F32 else 2)
+                size = _stored_bytes(shape, dtype)
                 writer.add_tensor_info(target, shape, np.dtype(np.float32), size, raw_dtype=kind)
                 found.append((file, name, kind))
     writer.write_header_to_file()

@@ -5,6 +5,8 @@
 3. It is exported with the batch and the sequence of its inputs free; where that can't be, with fixed sizes.
 4. The graph is tidied (``onnx_graph.py``) and, if asked for, has fewer bits (``rounding.py``, ``onnx_quantise.py``).
 5. The file is checked, run at the traced sizes and at others, and compared with the module (``onnx_check.py``).
+
+How far that has come is watched from outside (``onnx_watch.py``): torch's exporter and onnx's passes do not tell.
 """
 
 from __future__ import annotations
@@ -24,25 +26,23 @@ from torch import Tensor, nn
 
 from ..adapters import adapter_layers, merged_copy, named_inputs
 from ..compact import CompactModel
-from ..errors import DiskFullError, ExportError, OutputExistsError
-from ..files import is_disk_full
-from ..onnx import PAST
+from ..errors import DiskFullError, ExportError, FileFormatError, OutputExistsError
+from ..files import is_disk_full, require_directory_of
+from ..onnx import PAST, open_session
 from ..passes.trace import inference_mode_of
 from ..pipeline import example_inputs
 from ..plan import PruningPlan
+from ..progress import Parts, Progress, Watched
 from ..quiet import first_line, quietly
 from ..version import __version__
-from .onnx_check import Agreement, Inputs, compare, describe, feeds, open_session
+from .onnx_check import Agreement, Inputs, compare, describe, feeds
 from .onnx_graph import describe_origin, drop_notes, drop_unused, name_dims, share_transposes
 from .onnx_parts import Part, Subject, decoder, encoder, whole, with_cache
 from .onnx_quantise import quantise
+from .onnx_watch import SHARES, exporting, optimising
 from .rounding import Precision, check_precision, half_inputs, halved
 
 OLDEST_OPSET = 18
-FUSED_OPSET = 23
-"""From this opset on torch fuses rotary embeddings into an operator that onnxruntime 1.32 refuses for more than one
-row, so the optimisations without fusions are run instead."""
-
 EXTERNAL_BYTES = 1_800_000_000
 """From this size on the weights lie in a file beside the model: a protobuf holds at most 2 GB."""
 
@@ -92,6 +92,7 @@ def export_onnx(
     dynamic: bool = True,
     check: bool = True,
     plan: PruningPlan | None = None,
+    progress: Progress | None = None,
 ) -> OnnxReport:
     """Write a compact model, or any module, to a new ONNX file.
 
@@ -101,7 +102,7 @@ def export_onnx(
     ``present.N.key``, as :func:`graphprune.onnx.generate` and onnxruntime-genai expect. ``precision`` is ``"fp32"``,
     ``"fp16"`` or ``"int8"``. ``dynamic`` leaves batch and sequence sizes free. ``check`` runs the file in onnxruntime
     at several sizes and compares all outputs with torch. ``plan`` says by what a plain module was cut; the metadata of
-    the file hold its digest.
+    the file hold its digest. ``progress`` is called with how far it has come, and how far it has to.
 
     Weights of more than 1.8 GB lie in a second file, ``path`` with ``.data`` at its end.
 
@@ -119,8 +120,10 @@ def export_onnx(
     clock = {"export": time.perf_counter()}
     module, notes = _exportable(model)
     subject = _subject(model, module, inputs, part, cache, dynamic)
+    parts = Parts(progress, SHARES)
     with quietly():
-        program, free, reason = _export(subject, type(module).__name__, opset, precision)
+        program, free, reason = _export(subject, type(module).__name__, opset, precision, parts)
+        parts.part("tidy")
         drop_unused(program.model)
         drop_notes(program.model)
         share_transposes(program.model)
@@ -134,19 +137,23 @@ def export_onnx(
     checked: list[Mapping[str, tuple[int, ...]]] = []
     differences: list[Agreement] = []
     with _published(path) as temporary:
+        parts.part("save")
         with quietly():
             program.save(temporary, external_data=_weight_bytes(program.model) > EXTERNAL_BYTES)
+        parts.part("load")
         described = describe(temporary)
         if described[2] != opset:
             notes.append(f"the exporter made opset {described[2]}, not {opset}")
         if check:
-            session = open_session(temporary)
-            for sample in subject.samples(free):
+            session = _session(temporary)
+            samples = subject.samples(free)
+            for sample in Watched(samples, parts.part("compare")):
                 checked.append({name: tuple(value.shape) for name, value in feeds(session, sample).items()})
                 agreement = compare(subject.module, session, sample, precision)
                 differences.append(agreement)
                 notes += [agreement.note] if agreement.note is not None else []
         size = sum(file.stat().st_size for file in temporary.parent.iterdir())
+    parts.end()
     ends = [*list(clock.values())[1:], time.perf_counter()]
     return OnnxReport(
         path=path,
@@ -163,6 +170,15 @@ def export_onnx(
     )
 
 
+def _session(path: Path) -> Any:
+    try:
+        return open_session(path)
+    except FileFormatError as error:
+        raise ExportError(
+            f"onnxruntime can't load the exported model: {first_line(error.__cause__ or error)}"
+        ) from error
+
+
 def check_target(path: Path) -> None:
     """Refuse a place where no new file can be.
 
@@ -173,8 +189,7 @@ def check_target(path: Path) -> None:
     for each in (path, _data_path(path)):
         if os.path.lexists(each):
             raise OutputExistsError(f"{each} exists already and is not overwritten: give another name, or remove it")
-    if not path.parent.is_dir():
-        raise ExportError(f"there is no directory {path.parent} for {path.name}: make it, or give another path")
+    require_directory_of(path)
 
 
 def _subject(
@@ -242,7 +257,7 @@ def _example(model: CompactModel | nn.Module, module: nn.Module, inputs: Any) ->
     return (), dict(example_inputs(module))
 
 
-def _export(subject: Subject, name: str, opset: int, precision: Precision) -> tuple[Any, Any, str | None]:
+def _export(subject: Subject, name: str, opset: int, precision: Precision, parts: Parts) -> tuple[Any, Any, str | None]:
     """The ONNX program, the free dims of the inputs, and why there are not as many as were asked for."""
     import onnxscript.optimizer
 
@@ -253,19 +268,20 @@ def _export(subject: Subject, name: str, opset: int, precision: Precision) -> tu
     with inference_mode_of(module), _batched_experts(module):
         for attempt in subject.free:
             try:
-                program: Any = torch.onnx.export(
-                    module,
-                    example[0],
-                    kwargs=example[1] or None,
-                    dynamo=True,
-                    opset_version=opset,
-                    dynamic_shapes=_for_torch(example, attempt),
-                    input_names=subject.inputs,
-                    output_names=subject.outputs,
-                    optimize=opset < FUSED_OPSET,
-                    verbose=False,
-                )
-                if opset >= FUSED_OPSET:
+                with exporting(module, parts):
+                    program: Any = torch.onnx.export(
+                        module,
+                        example[0],
+                        kwargs=example[1] or None,
+                        dynamo=True,
+                        opset_version=opset,
+                        dynamic_shapes=_for_torch(example, attempt),
+                        input_names=subject.inputs,
+                        output_names=subject.outputs,
+                        optimize=False,
+                        verbose=False,
+                    )
+                with optimising(parts):
                     onnxscript.optimizer.optimize_ir(program.model)
             except Exception as error:
                 reason = reason or _cause(error)

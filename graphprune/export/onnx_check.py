@@ -75,18 +75,6 @@ def _shapes(values: Sequence[Any]) -> dict[str, tuple[int | str, ...]]:
     }
 
 
-def open_session(path: Path) -> Any:
-    """An onnxruntime session on the processor."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ExportError(f"onnxruntime can't load the exported model: {first_line(error)}") from error
-
-
 def samples(module: nn.Module, example: Inputs, spec: Any) -> list[Inputs]:
     """The example inputs, and such with one row and other lengths where those are free."""
     if spec is None:

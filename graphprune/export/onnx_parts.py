@@ -91,7 +91,7 @@ def encoder(model: nn.Module, example: Inputs, dynamic: bool) -> Subject:
     Raises:
         ExportError: the model has no encoder, or it does not run.
     """
-    module = _encoder_of(model)
+    module = encoder_of(model)
     known = inspect.signature(module.forward).parameters
     named = _named_only(model, example)
     return whole(module, ((), {name: value for name, value in named.items() if name in known}), dynamic)
@@ -142,7 +142,7 @@ def decoder(model: nn.Module, example: Inputs, dynamic: bool, *, cache: bool) ->
     Raises:
         ExportError: the model has no encoder, or its cache can't be captured.
     """
-    inner = _encoder_of(model)
+    inner = encoder_of(model)
     named = _named_only(model, example)
     if "decoder_input_ids" not in named:
         raise ExportError(
@@ -273,7 +273,12 @@ def _refusal(name: str, reason: str) -> str:
     return f"the cache of {name} can't be captured ({reason}): export it without cache=True"
 
 
-def _encoder_of(model: nn.Module) -> nn.Module:
+def encoder_of(model: nn.Module) -> nn.Module:
+    """The encoder of a model that has a decoder too.
+
+    Raises:
+        ExportError: it is not made of them.
+    """
     config = getattr(model, "config", None)
     if not getattr(config, "is_encoder_decoder", False):
         raise ExportError(f"{type(model).__name__} is not made of an encoder and a decoder: export it without part=…")

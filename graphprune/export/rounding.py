@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -63,6 +65,17 @@ def rounded(module: nn.Module) -> nn.Module:
             scales = (runs.abs().amax(-1, keepdim=True) / (LARGEST)).clamp_min(torch.finfo(runs.dtype).tiny)
             parameter.data = ((runs / scales).round() * scales).flatten(1)[:, : parameter.shape[1]]
     return result
+
+
+def stored_bytes(parameters: Iterable[Tensor], precision: Precision) -> int:
+    """How large a file with these parameters is about; they need no values. Each is in it once."""
+    return sum(_stored_bytes(each.shape, precision) for each in parameters)
+
+
+def _stored_bytes(shape: Sequence[int], precision: Precision) -> int:
+    if precision == "int8" and len(shape) == 2:
+        return shape[0] * -(-shape[1] // BLOCK) * (BLOCK + 4)  # bytes, and a scale for each run of them
+    return math.prod(shape) * (2 if precision == "fp16" else 4)
 
 
 def half_inputs(inputs: Any) -> Any:

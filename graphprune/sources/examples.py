@@ -21,16 +21,18 @@ from torch import Tensor
 
 from ..errors import CaptureError
 from ..pipeline import trace
+from ..progress import Progress
 from ..traced import TracedModel
 
 IMAGE_SIDE, SAMPLES, FRAMES = 224, 16_000, 100
 """Where a config names no size: of images, of sound, of spectra."""
 
 
-def trace_by_config(module: Any, *, batch: int = 2, length: int = 13) -> TracedModel:
+def trace_by_config(module: Any, *, batch: int = 2, length: int = 13, progress: Progress | None = None) -> TracedModel:
     """The traced form of a transformers model, on inputs without values that its config tells of.
 
-    ``batch`` is how many inputs there are, ``length`` how many tokens are in each.
+    ``batch`` is how many inputs there are, ``length`` how many tokens are in each; ``progress``
+    is as in :func:`graphprune.trace`.
 
     Raises:
         CaptureError: the model can't be captured, or its config does not tell what it takes.
@@ -38,7 +40,7 @@ def trace_by_config(module: Any, *, batch: int = 2, length: int = 13) -> TracedM
     first: CaptureError | None = None
     for inputs in candidates(module, batch=batch, length=length):
         try:
-            return trace(module, kwargs=inputs)
+            return trace(module, kwargs=inputs, progress=progress)
         except CaptureError as error:
             first = first or error
     name, way_out = type(module).__name__, "name a function that gives model and inputs, file.py:function"

@@ -234,12 +234,10 @@ def demo_model_directory(cache: Path | None = None, progress: Callable[[str], No
         DiskFullError: if the disk is full. In these cases, and at Ctrl-C, nothing half-written stays.
     """
     say = progress or (lambda line: None)
-    target = (cache or _user_cache()) / DEMO_MODEL.split("/")[1].lower()
-    cached = _hub_copy(local_files_only=True)
-    if cached is not None:
-        return cached
-    if (target / "config.json").is_file():
-        return target
+    there = local_demo_model(cache)
+    if there is not None:
+        return there
+    target = _demo_target(cache)
     say(f"Asking the Hugging Face hub for {DEMO_MODEL}")
     downloaded = _hub_copy(local_files_only=False)
     if downloaded is not None:
@@ -265,6 +263,16 @@ def demo_model_directory(cache: Path | None = None, progress: Callable[[str], No
         if not (target / "config.json").is_file():
             raise
     return target
+
+
+def local_demo_model(cache: Path | None = None) -> Path | None:
+    """The directory of the model of the demo where it is on this machine already: cases 1 and 2; None otherwise."""
+    target = _demo_target(cache)
+    return _hub_copy(local_files_only=True) or (target if (target / "config.json").is_file() else None)
+
+
+def _demo_target(cache: Path | None) -> Path:
+    return (cache or _user_cache()) / DEMO_MODEL.split("/")[1].lower()
 
 
 def _user_cache() -> Path:

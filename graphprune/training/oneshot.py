@@ -10,7 +10,7 @@ from ..compensation import compensate
 from ..device import device_of
 from ..pipeline import trace
 from ..plan import PruningPlan
-from ..progress import Progress, Watched
+from ..progress import Parts, Progress, Watched
 from ..reconstruction import reconstruct
 from ..scores import Scores
 from ..scoring import score
@@ -42,7 +42,7 @@ def plan_at_once(
         windows: token ids ``[n, length]``.
         config: the settings; those of tuning are not used.
         batches: how many batches of ``config.batch_size`` windows are scored.
-        progress: called with the batches that are done, and how many there are.
+        progress: called with how far it has come, and how far it has to.
 
     Raises:
         CaptureError: the model can't be traced.
@@ -53,12 +53,15 @@ def plan_at_once(
     criterion = config.make_criterion()
     if "lora_gradients" in criterion.needs:
         model = with_adapters(model, config)
-    traced = trace(model)
+    parts = Parts(progress, {"trace": 1, "score": 3, "make up": 3 * (config.make_up != "none")})
+    traced = trace(model, progress=parts.part("trace"))
     size = 1 if "squared_gradients" in criterion.needs else config.batch_size
     pieces = windows[: config.batch_size * batches].to(device_of(model)).split(size)
-    data = Watched([{"input_ids": batch} for batch in pieces], progress)
-    scores = score(traced, criterion, data=data if criterion.needs else None)
+    examples = [{"input_ids": batch} for batch in pieces]
+    scored = Watched(examples, parts.part("score"))
+    scores = score(traced, criterion, data=scored if criterion.needs else None)
     plan = select(traced, scores, ratio=config.ratio, **config.selection())
+    data = Watched(examples, parts.part("make up"))
     match config.make_up:
         case "bias":
             return AtOnce(*compensate(traced, plan, data), scores)

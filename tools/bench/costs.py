@@ -50,8 +50,8 @@ from graphprune.budget import mac_cost
 from graphprune.criteria import criterion_by_name
 from graphprune.device import default_device, described, device_of, placed, wait_for_device
 from graphprune.evaluation import interleaved_milliseconds
-from graphprune.export.onnx_check import open_session
 from graphprune.files import write_text_atomically
+from graphprune.onnx import open_session
 from graphprune.quiet import quietly
 from graphprune.scoring import score_units
 from graphprune.selection import select
