@@ -181,6 +181,28 @@ def _fixed_ladder(group: PruningGroup, count: int) -> Ladder:
     return Ladder((group,), group.units, count, (), ())
 
 
+def can_be_smaller(traced: TracedModel, about: Mapping[str, Any], step: int = 1) -> set[str]:
+    """The names of the groups that are cut by default and have a smaller size in what a plan says ``about`` itself.
+
+    They may be outside the layers that it skips, and of a size that a config can say where it is homogeneous. Channels
+    are kept in multiples of ``step``. Other constraints are not in a plan, and not seen here.
+    """
+    groups = outside_layers(traced, list(traced.groups.prunable), about.get("skip_layers", ()))
+    allowed: Mapping[str, tuple[int, ...]] = {}
+    if about.get("homogeneous") and is_configured(traced):
+        families = _whole_families(traced, groups)
+        groups, _ = config_cuts(traced).choose([group for group in groups if group.family in families])
+        allowed = config_cuts(traced).counts
+    return {
+        group.name
+        for group in groups
+        if any(
+            number % (step if group.kind == "channels" else 1) == 0
+            for number in allowed.get(group.family, range(1, group.units))
+        )
+    }
+
+
 def choose_groups(traced: TracedModel, kinds: Sequence[str] | None) -> list[PruningGroup]:
     """The groups that may be cut.
 

@@ -26,10 +26,9 @@ from ..groups import PruningGroup
 from ..traced import TracedModel
 from .description import macs_per_unit
 from .folding import Part, numbers_text, parts_of
+from .palette import LIGHT
 
-FILL = {"prunable": "#d3efe4", "statistics": "#fbe8c8", "rank": "#e5dcfa", "frozen": "#e6e9ee"}
-LINE = {"prunable": "#14936b", "statistics": "#b46f00", "rank": "#7a53d6", "frozen": "#7b8494"}
-"""The colours of a state: of what is in it, and of its frame."""
+STATES = ("prunable", "statistics", "rank", "frozen")
 
 
 def groups_graph(traced: TracedModel, groups: Iterable[PruningGroup], *, every: bool = False) -> nx.MultiGraph:
@@ -93,7 +92,7 @@ def to_dot(graph: nx.MultiGraph) -> str:
     for at, (module, inside) in enumerate(groupby(parameters, key=lambda each: _frame_of(each[1]))):
         lines += [
             f"  subgraph cluster_{at} {{",
-            f"    label={_quoted(module or 'model')}; color={_quoted('#c3cad6')}; fontsize=10;",
+            f"    label={_quoted(module or 'model')}; color={_quoted(LIGHT['line'])}; fontsize=10;",
         ]
         for key, node in inside:
             text = f"{_name(node)}\n{node['shape']}"
@@ -102,12 +101,13 @@ def to_dot(graph: nx.MultiGraph) -> str:
     for key, node in graph.nodes.items():
         if node["type"] == "group":
             text = f"{node['path']}\n{node['units']} units of {node['params_per_unit']:,}"
-            colours = f"fillcolor={_quoted(FILL[node['state']])}, color={_quoted(LINE[node['state']])}"
+            state = node["state"]
+            colours = f"fillcolor={_quoted(LIGHT[f'{state}-fill'])}, color={_quoted(LIGHT[state])}"
             lines.append(
                 f"  {_quoted(key)} [shape=box, style={_quoted('rounded,filled')}, {colours}, label={_quoted(text)}];"
             )
     for group, parameter, edge in _ends(graph):
-        colour = _quoted(LINE[graph.nodes[group]["state"]])
+        colour = _quoted(LIGHT[graph.nodes[group]["state"]])
         lines.append(f"  {_quoted(group)} -- {_quoted(parameter)} [color={colour}, label={_quoted(str(edge['dim']))}];")
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -241,7 +241,7 @@ def _edges(graph: nx.MultiGraph, boxes: Mapping[str, _Box], right: Sequence[str]
         here = sorted(dims[parameter, on_right])
         y = box.y + box.height * (here.index(edge["dim"]) + 1) / (len(here) + 1)
         x, start = (box.x + box.width, other.x) if on_right else (box.x, other.x + other.width)
-        bend, colour = (start - x) / 2, LINE[graph.nodes[group]["state"]]
+        bend, colour = (start - x) / 2, LIGHT[graph.nodes[group]["state"]]
         way = f"M{start:.1f} {other.middle:.1f}C{start - bend:.1f} {other.middle:.1f} "
         way += f"{x + bend:.1f} {y:.1f} {x:.1f} {y:.1f}"
         yield f'<path d="{way}" fill="none" stroke="{colour}" opacity="0.8"/>'
@@ -250,32 +250,36 @@ def _edges(graph: nx.MultiGraph, boxes: Mapping[str, _Box], right: Sequence[str]
         x, side = (box.x + box.width - 4, "end") if on_right else (box.x + 4, "start")
         for at, dim in enumerate(here):
             y = box.y + box.height * (at + 1) / (len(here) + 1) + 3
-            yield f'<text x="{x:.1f}" y="{y:.1f}" font-size="8" fill="#7b8494" text-anchor="{side}">{dim}</text>'
+            yield _text(x, y, str(dim), LIGHT["soft"], f' font-size="8" text-anchor="{side}"')
 
 
 def _frame(module: str, box: _Box) -> str:
-    return _rect(box, 6, "#f7f8fa", "#d3d9e3") + _text(box.x + 10, box.y + 14, module or "model", "#5b6577")
+    return _rect(box, 6, LIGHT["frame"], LIGHT["line"]) + _text(
+        box.x + 10, box.y + 14, module or "model", LIGHT["soft"]
+    )
 
 
 def _parameter(node: Mapping[str, Any], box: _Box) -> str:
-    shape = f'<tspan dx="8" fill="#7b8494">{node["shape"]}</tspan>'
-    name = _text(box.x + 14, box.middle + 4, _name(node), "#1c2230").removesuffix("</text>")
-    return f"{_rect(box, 3, '#fff', '#8a95a8')}{name}{shape}</text>"
+    shape = f'<tspan dx="8" fill="{LIGHT["soft"]}">{node["shape"]}</tspan>'
+    name = _text(box.x + 14, box.middle + 4, _name(node), LIGHT["text"]).removesuffix("</text>")
+    return f"{_rect(box, 3, LIGHT['box'], LIGHT['edge'])}{name}{shape}</text>"
 
 
 def _group(node: Mapping[str, Any], box: _Box) -> str:
     name, facts = _group_text(node)
     return (
-        _rect(box, 12, FILL[node["state"]], LINE[node["state"]])
-        + _text(box.x + 10, box.y + 17, name, "#1c2230", ' font-weight="bold"')
-        + _text(box.x + 10, box.y + 32, facts, "#4a5467")
+        _rect(box, 12, LIGHT[f"{node['state']}-fill"], LIGHT[node["state"]])
+        + _text(box.x + 10, box.y + 17, name, LIGHT["text"], ' font-weight="bold"')
+        + _text(box.x + 10, box.y + 32, facts, LIGHT["caption"])
     )
 
 
 def _legend(states: set[str], x: float, y: float) -> str:
     out = ""
-    for state in (state for state in FILL if state in states):
-        out += _rect(_Box(x, y - 9, 16, 10), 4, FILL[state], LINE[state]) + _text(x + 22, y, state, "#4a5467")
+    for state in (state for state in STATES if state in states):
+        out += _rect(_Box(x, y - 9, 16, 10), 4, LIGHT[f"{state}-fill"], LIGHT[state]) + _text(
+            x + 22, y, state, LIGHT["caption"]
+        )
         x += 40 + LETTER * len(state)
     return out
 

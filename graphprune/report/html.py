@@ -10,7 +10,6 @@ graph; the page's script only draws it.
 
 from __future__ import annotations
 
-import html
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,9 +26,9 @@ from ..rules import Dims, Result
 from ..rules.registry import operator_name
 from ..traced import TracedModel
 from .description import describe
+from .palette import fill
 
 TEMPLATE = Path(__file__).with_name("inspect.html")
-TITLE, DATA = "{{title}}", "{{data}}"
 MOST_TO_EXPLAIN = 2000
 """Of more groups than this the page has the reasons, and not the calls that lead there."""
 
@@ -38,8 +37,7 @@ def page(traced: TracedModel, title: str) -> str:
     """The page for a model: HTML that needs no other file and no network."""
     # No "</script>" and no "<!--" can end the script that the data stands in.
     data = json.dumps(page_data(traced), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
-    template = TEMPLATE.read_text(encoding="utf-8")
-    return template.replace(TITLE, html.escape(title)).replace(DATA, data)
+    return fill(TEMPLATE, title=title, scripts=True, data=data)
 
 
 def page_data(traced: TracedModel) -> dict[str, Any]:

@@ -23,9 +23,11 @@ import torch
 
 from ..budget import is_adapter, mac_cost, parameter_cost
 from ..files import reading, write_text_atomically
+from ..groups import PruningGroup
 from ..layers import home_of
 from ..plan import GroupPlan, PruningPlan
 from ..scores import Scores
+from ..selection import can_be_smaller
 from ..traced import TracedModel
 from ..training.metrics import LoggedStep
 from .tables import Measurement
@@ -40,7 +42,8 @@ DECADES, BINS_IN_DECADE = 3, 10
 class GroupRow:
     """What is kept of a group. ``layer`` is the path of the numbered module that it is in, empty where it is in none.
 
-    ``kept`` counts units, of a group with slots those in each slot; ``status`` and ``reason`` are those of the group.
+    ``kept`` counts units, of a group with slots those in each slot; ``status`` and ``reason`` are those of the group,
+    or :data:`NO_SMALLER`.
     """
 
     name: str
@@ -159,7 +162,7 @@ def report_run(
     return RunReport(
         title=title or type(traced.module).__name__,
         models=tuple(models) or predicted(traced, plan),
-        groups=group_rows(traced, plan),
+        groups=group_rows(traced, plan, step=int((settings or {}).get("multiple_of", 1))),
         of=str(plan.about.get("of", "parameters")),
         ratio=float(ratio) if isinstance(ratio, int | float) else None,
         criterion=str(plan.about.get("criterion", "")),
@@ -185,15 +188,24 @@ def predicted(traced: TracedModel, plan: PruningPlan) -> tuple[Measurement, Meas
     )
 
 
-def group_rows(traced: TracedModel, plan: PruningPlan) -> tuple[GroupRow, ...]:
-    """What a plan keeps of each group.
+NO_SMALLER = "it could be cut, but what was asked for allows no smaller size of it"
+
+
+def group_rows(traced: TracedModel, plan: PruningPlan, *, step: int = 1) -> tuple[GroupRow, ...]:
+    """What a plan keeps of each group, where channels are kept in multiples of ``step``.
 
     Raises:
         PlanError: the plan is for another model.
     """
     kept = plan.counts(traced)
+    can_shrink = can_be_smaller(traced, plan.about, step)
+
+    def why(group: PruningGroup) -> str:
+        whole = group.status == "prunable" and group.name not in plan.groups
+        return NO_SMALLER if whole and group.name not in can_shrink else group.reason
+
     return tuple(
-        GroupRow(g.name, g.kind, home_of(g), g.units, kept.get(g.atom.id, g.units), g.status, g.reason)
+        GroupRow(g.name, g.kind, home_of(g), g.units, kept.get(g.atom.id, g.units), g.status, why(g))
         for g in traced.groups
     )
 

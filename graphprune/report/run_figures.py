@@ -1,7 +1,7 @@
 """The figures of the report of a run, by matplotlib: once as PNG files, and once as SVG in the page.
 
-Each figure is drawn in the colours of :data:`LIGHT`. In an SVG each becomes a variable of the page, which has another
-value where the page is dark, and a cell of the heat map says what it is when it is pointed at.
+Each figure is drawn in the light colours of ``palette.py``. In an SVG each becomes a variable of the page, which has
+another value where the page is dark, and a cell of the heat map says what it is when it is pointed at.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..tables import PREFIXES, count, span
+from .palette import LIGHT
 from .run import GroupRow, RunReport, ScoreRow
 from .tables import Measurement
 
@@ -22,18 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LIGHT = {
-    "text": "#1c2230",
-    "soft": "#667085",
-    "line": "#d8dde6",
-    "cell": "#e9edf3",
-    "on": "#fefefe",
-    "dense": "#98a2b4",
-    "middle": "#74c3a8",
-    "kept": "#14936b",
-    "removed": "#d9822b",
-}
-"""The colours of the figures by the name of the variable in the page."""
+FIGURE_COLOURS = ("text", "soft", "line", "cell", "on", "dense", "middle", "kept", "removed")
+"""What figures are drawn in; no two of them are alike on white, so that each is found again in an SVG."""
 
 WIDTH = 7.4
 """Inches: 533 points, so that text of 9 points has 13 pixels in a page of 760."""
@@ -70,7 +61,7 @@ def write_png(figure: Figure, path: Path) -> None:
 
 
 def to_svg(figure: Figure, name: str, says: str) -> str:
-    """A figure as an SVG element for a page that has :data:`LIGHT`'s names as variables; ``says`` is what it shows."""
+    """A figure as an SVG element for a page that has the colours as variables; ``says`` is what it shows."""
     from matplotlib import rc_context
 
     text = io.StringIO()
@@ -84,8 +75,8 @@ def to_svg(figure: Figure, name: str, says: str) -> str:
     svg = re.sub(r'<style type="text/css">.*?</style>', "", svg)  # it would be one of the whole page
     # the fonts of the page, and its colours
     svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
-    for variable, colour in LIGHT.items():
-        svg = svg.replace(colour, f"var(--{variable})")
+    for variable in FIGURE_COLOURS:
+        svg = svg.replace(LIGHT[variable], f"var(--{variable})")
     size = re.search(r'viewBox="([^"]*)"', svg)
     head = f'<svg viewBox="{size[1] if size else ""}" role="img" aria-label="{html.escape(says)}">'
     return re.sub(r"<svg [^>]*>", lambda _: head, svg, count=1)

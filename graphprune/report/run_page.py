@@ -15,7 +15,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..files import new_directory
+from ..progress import Parts, Progress, Watched
 from ..tables import any_layer, facts_table, span
+from .palette import fill
 from .run import GroupRow, RunReport
 from .run_figures import budget_words, can_draw, figures, to_svg, words, write_png
 from .tables import Column, Table, comparison_table, to_html, to_markdown
@@ -25,10 +27,11 @@ PAGE, DATA, TABLE = "report.html", "report.json", "report.md"
 NO_FIGURES = "There are no figures, since matplotlib is not installed: pip install 'graphprune[report]'."
 
 
-def write_report(report: RunReport, directory: str | Path) -> tuple[str, ...]:
+def write_report(report: RunReport, directory: str | Path, *, progress: Progress | None = None) -> tuple[str, ...]:
     """Write a report to a new directory, and return the names of its files; the page is the first.
 
-    Without matplotlib there are no figures: neither PNG files nor pictures in the page, which then says so.
+    ``progress`` is called with how far it has come, and how far it has to. Without matplotlib there are no figures:
+    neither PNG files nor pictures in the page, which then says so.
 
     Raises:
         OutputExistsError: the directory exists.
@@ -36,11 +39,14 @@ def write_report(report: RunReport, directory: str | Path) -> tuple[str, ...]:
     """
     with new_directory(directory) as place:
         drawn = figures(report) if can_draw() else {}
-        svgs = {name: to_svg(figure, name, SHOWN[name]) for name, figure in drawn.items()}
+        parts = Parts(progress, {"page": 1, "png": 1})
+        svgs = {
+            name: to_svg(figure, name, SHOWN[name]) for name, figure in Watched(list(drawn.items()), parts.part("page"))
+        }
         (place / PAGE).write_text(page(report, svgs), encoding="utf-8")
         (place / DATA).write_text(report.to_json(), encoding="utf-8")
         (place / TABLE).write_text(to_markdown(comparison_table(report.models)), encoding="utf-8")
-        for name, figure in drawn.items():
+        for name, figure in Watched(list(drawn.items()), parts.part("png")):
             write_png(figure, place / f"{name}.png")
     return (PAGE, DATA, TABLE, *(f"{name}.png" for name in drawn))
 
@@ -109,8 +115,7 @@ def page(report: RunReport, svgs: dict[str, str] | None = None) -> str:
     )
     if report.settings:
         parts.append(_section("Settings", _details("All settings of the run", to_html(facts_table(report.settings)))))
-    text = TEMPLATE.read_text(encoding="utf-8").replace("{{title}}", html.escape(report.title))
-    return text.replace("{{summary}}", html.escape(summary(report))).replace("{{sections}}", "\n".join(parts))
+    return fill(TEMPLATE, title=report.title, summary=html.escape(summary(report)), sections="\n".join(parts))
 
 
 def summary(report: RunReport) -> str:
@@ -196,9 +201,7 @@ def held_table(groups: tuple[GroupRow, ...]) -> Table:
     return Table((*columns, Column("state"), Column("why", breaks=True)), tuple(cells))
 
 
-CHOSEN = (
-    "it could be cut, but other units cost less for what they hold, or what was asked for has no smaller size of it"
-)
+CHOSEN = "it could be cut, but units of others matter less for what they hold"
 
 
 def _by_kind(groups: tuple[GroupRow, ...]) -> dict[str, list[GroupRow]]:

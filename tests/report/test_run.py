@@ -16,9 +16,10 @@ import graphprune as gp
 from graphprune.budget import mac_cost
 from graphprune.errors import FileFormatError, OutputExistsError, ScoreError
 from graphprune.plan import GroupPlan
-from graphprune.report.run import ScoreRow, score_rows
-from graphprune.report.run_figures import LIGHT, draw_comparison, draw_kept, draw_scores, figures
-from graphprune.report.run_page import NO_FIGURES, TEMPLATE, held_table, kept_table, layers_table, page
+from graphprune.report.palette import LIGHT
+from graphprune.report.run import NO_SMALLER, ScoreRow, score_rows
+from graphprune.report.run_figures import FIGURE_COLOURS, draw_comparison, draw_kept, draw_scores, figures
+from graphprune.report.run_page import CHOSEN, NO_FIGURES, held_table, kept_table, layers_table, page
 from graphprune.report.tables import Measurement
 from graphprune.training.metrics import LoggedStep
 from tests.models import tiny_llama, tokens
@@ -59,7 +60,8 @@ def test_what_is_kept_is_what_the_plan_says(traced: gp.TracedModel, plan: gp.Pru
     for row in report.groups:
         kept = plan.groups[row.name].count if row.name in plan.groups else row.units
         assert (row.units, row.kept) == (traced.groups[row.name].units, kept)
-        assert (row.status, row.reason) == (traced.groups[row.name].status, traced.groups[row.name].reason)
+        assert row.status == traced.groups[row.name].status
+        assert row.reason in (traced.groups[row.name].reason, NO_SMALLER)
     layers = {row.layer for row in report.groups if row.name.startswith("model.layers.1.")}
     assert layers == {"model.layers.1"}
     assert report.ratio == 0.2
@@ -149,6 +151,26 @@ def test_what_was_not_cut_has_its_reason(traced: gp.TracedModel, report: gp.RunR
     assert whys["model:channels"] == re.sub(r"\.\d+(?=\.)", ".*", traced.groups["model:channels"].reason)
 
 
+def test_what_matters_and_what_has_no_smaller_size_have_reasons_of_their_own(traced: gp.TracedModel) -> None:
+    heads, channels = (next(g for g in traced.groups.prunable if g.kind == kind) for kind in ("repeats", "channels"))
+    plan = gp.PruningPlan(traced.fingerprint, {heads.name: GroupPlan(heads.units, (0,))})
+
+    def whys(step: int) -> dict[str, str]:
+        groups = gp.report_run(traced, plan, settings={"multiple_of": step}).groups
+        return {row[0]: row[4] for row in held_table(tuple(row for row in groups if row.kind == "channels")).rows}
+
+    name = re.sub(r"\.\d+(?=\.)", ".*", channels.name)
+    assert whys(1)[name] == CHOSEN == "it could be cut, but units of others matter less for what they hold"
+    assert whys(channels.units)[name] == NO_SMALLER
+
+
+def test_layers_that_were_skipped_had_no_smaller_size(traced: gp.TracedModel) -> None:
+    scores = gp.score(traced, "magnitude")
+    plan = gp.select(traced, scores, ratio=0.1, skip_layers=[0])
+    whole = [row for row in gp.report_run(traced, plan).groups if row.layer == "model.layers.0" and row.can_go]
+    assert {row.reason for row in whole} == {NO_SMALLER}
+
+
 # --- page and figures ------------------------------------------------------------------------------------------------
 
 
@@ -193,13 +215,11 @@ def test_the_colours_of_figures_are_those_of_the_page_in_light_and_in_dark(
     gp.write_report(report, tmp_path / "report")
     text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     drawn = "".join(re.findall(r"<svg .*?</svg>", text, re.DOTALL))
-    assert set(re.findall(r"var\(--(\w+)\)", drawn)) <= set(LIGHT)
+    assert set(re.findall(r"var\(--(\w+)\)", drawn)) <= set(FIGURE_COLOURS)
+    assert len({LIGHT[name] for name in FIGURE_COLOURS}) == len(FIGURE_COLOURS)
     assert not re.findall(r"#[0-9a-f]{6}\b", drawn)
-    light, dark = re.findall(r":root \{(.*?)\}", TEMPLATE.read_text(encoding="utf-8"), re.DOTALL)
-    for name, colour in LIGHT.items():
-        short = re.sub(r"#(.)\1(.)\2(.)\3$", r"#\1\2\3", colour)
-        assert re.search(rf"--{name}: ({colour}|{short});", light), name
-        assert re.search(rf"--{name}: #[0-9a-f]+;", dark), name
+    for name in FIGURE_COLOURS:
+        assert re.search(rf"--{name}: light-dark\({LIGHT[name]}, #[0-9a-f]{{6}}\);", text), name
 
 
 def test_names_are_escaped(report: gp.RunReport) -> None:
