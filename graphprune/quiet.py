@@ -23,6 +23,11 @@ def aloud() -> Iterator[None]:
         _aloud.reset(token)
 
 
+def is_aloud() -> bool:
+    """Whether other libraries are to be heard."""
+    return _aloud.get()
+
+
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Within the context nothing but exceptions comes from the libraries that load, save and export models."""

@@ -540,7 +540,7 @@ def test_bad_texts(model: Path, tmp_path: Path) -> None:
 
 def test_a_broken_onnx_file(model: Path, text: Path, tmp_path: Path) -> None:
     file = tmp_path / "broken.onnx"
-    assert failure(run("eval", file, "--text", text)) == f"There is no ONNX file {file}: check the path."
+    assert failure(run("eval", file, "--text", text)) == f"there is no ONNX file {file}: check the path"
     file.write_bytes(b"no protobuf")
     line = failure(run("eval", file, "--tokenizer", model, "--text", text))
     assert line.startswith(f"{file} can't be read by onnxruntime (")

@@ -14,6 +14,7 @@ import typer.main
 from typer.testing import CliRunner, Result
 
 from graphprune.cli import app
+from graphprune.cli.console import Estimate
 
 from .tiny import save_tiny_llama
 
@@ -128,6 +129,36 @@ def test_verbose_lets_other_libraries_speak_for_one_command(model: Path, text: P
     ]
 
 
+def test_verbose_tells_what_a_run_is_made_of(model: Path, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--ratio", 0.2, "--text", text, "--window", 16, "--steps", 2, "--interval", 1, "-o", out, "-v")
+    # a process of its own: what transformers says goes to the stderr that there was when it was imported
+    command = [sys.executable, "-c", "from graphprune.cli import main; main()", "prune", str(model)]
+    said = subprocess.run([*command, *map(str, options)], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    for expected in (
+        r"^graphprune \S+, Python \S+, torch \S+, transformers \S+, peft \S+, ",
+        r"^  LlamaForCausalLM: 23,840 parameters in float32 on \S+",
+        r"^  \d+ groups, \d+ of them cut by default; trace [\d.]+ s, infer axes [\d.]+ s, build groups [\d.]+ s$",
+        r"^  frozen ×\d+: ",
+        r"^  graph form differs by \S+, module form differs by \S+ from the masked model \(float64\); ",
+        rf"^  wrote {re.escape(str(out))}/model\.safetensors, [\d.]+ kB$",
+        r"Running training",  # what transformers says of it
+    ):
+        assert re.search(expected, said.stderr, re.MULTILINE), (expected, said.stderr)
+
+
+def test_verbose_tells_of_an_export(model: Path, tmp_path: Path) -> None:
+    said = run("export", model, "-o", tmp_path / "out.onnx", "-v").stderr
+    for expected in (
+        r"^  inputs: input_ids \['batch', 'sequence'\]$",
+        r"^  compared on input_ids \[2, 13\]: within \S+$",
+        r"^  fp32, on cpu; export [\d.]+ s, check [\d.]+ s$",
+        rf"^  wrote {re.escape(str(tmp_path))}/out\.onnx, [\d.]+ kB$",
+    ):
+        assert re.search(expected, said, re.MULTILINE), (expected, said)
+
+
 def test_a_terminal_shows_how_far_it_is(model: Path, text: Path) -> None:
     """On a pseudo-terminal, since it is only there that a bar is drawn."""
     pty, main = pytest.importorskip("pty"), "from graphprune.cli import main; main()"
@@ -147,9 +178,24 @@ def test_a_terminal_shows_how_far_it_is(model: Path, text: Path) -> None:
     os.close(ours)
     drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert run.returncode == 0, drawn
-    assert re.search(r"perplexity of tiny on 3 windows.* ━+ 3/3 +0\.0 s left", drawn), drawn
-    assert re.search(r"time a forward pass over 16 tokens ━+ 6/6 ", drawn), drawn
+    assert re.search(r"perplexity of tiny on 3 windows.* ━+ 100% +0\.0 s left", drawn), drawn
+    assert re.search(r"time a forward pass over 16 tokens ━+ 100% ", drawn), drawn
     assert re.search(r"\sperplexity of tiny on 3 windows of 16 tokens \([\d.]+ s\)", drawn), drawn
+
+
+def test_the_time_left_is_counted_down_between_steps() -> None:
+    begun = Estimate().after(10.0, 0.0)
+    assert begun.left(11.0) is None
+    assert begun.after(10.1, 0.01).left(10.2) is None  # too soon to say
+    quarter = begun.after(20.0, 0.25)
+    assert quarter.left(20.0) == pytest.approx(30)
+    assert quarter.left(45.0) == pytest.approx(5)
+    assert quarter.left(51.0) is None  # it takes longer than it looked
+    assert quarter.after(60.0, 1.0).left(60.0) == 0
+
+
+def test_work_that_began_before_its_first_report_is_measured_from_there() -> None:
+    assert Estimate().after(100.0, 0.5).after(110.0, 0.75).left(110.0) == pytest.approx(10)
 
 
 # --- options that make no sense --------------------------------------------------------------------------------------
@@ -275,3 +321,84 @@ def test_a_dry_run_of_a_plan_tells_what_it_cuts(model: Path, tmp_path: Path) -> 
     share = removed_share(traced, plan, of="macs")
     assert re.search(rf"^multiply-accumulates for 13 tokens: .* {share:.1%} removed$", result.stdout, re.MULTILINE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bare", "plan.json"]
+
+
+@pytest.fixture
+def bare(model: Path, tmp_path: Path) -> Path:
+    """The model without its weights."""
+    path = Path(shutil.copytree(model, tmp_path / "bare"))
+    (path / "model.safetensors").unlink()
+    return path
+
+
+def said_bytes(shown: str) -> float:
+    found = re.search(r"would be written, about ([\d.]+) kB", shown)
+    assert found is not None, shown
+    return float(found[1]) * 1000
+
+
+@pytest.mark.parametrize(("precision", "each"), [("fp32", 4), ("fp16", 2), ("int8", 1 + 4 / 32)])
+def test_a_dry_run_of_an_export_tells_its_size(bare: Path, tmp_path: Path, precision: str, each: float) -> None:
+    result = run("export", bare, "-o", tmp_path / "out.onnx", "--precision", precision, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert said_bytes(result.stdout) == pytest.approx(23_840 * each, rel=0.15)  # norms have 32 bits in int8, too
+    assert f"weights in {precision}, opset 18\n" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["bare"]
+
+
+def test_a_dry_run_for_onnxruntime_genai_names_its_files(bare: Path, tmp_path: Path) -> None:
+    result = run("export", bare, "-o", tmp_path / "out", "--genai", "--dry-run")
+    assert f"{tmp_path / 'out' / 'model.onnx'} would be written" in result.stdout
+    assert "genai_config.json, for texts of up to 256 tokens" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["bare"]
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(bare: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ["export", bare, "-o", bare, "--dry-run"],
+        ["export", bare, "-o", tmp_path / "no" / "out.onnx", "--dry-run"],
+        ["export", bare, "-o", tmp_path / "out.onnx", "--part", "encoder", "--dry-run"],
+        ["gguf", bare, "-o", bare, "--dry-run"],
+        ["demo", "-o", bare, "--dry-run"],
+    ):
+        dry, real = run(*arguments), run(*arguments[:-1])
+        assert dry.exit_code == 2
+        assert dry.stderr.splitlines()[-1].startswith("error: ")
+        assert arguments[3:5] == ["-o", bare] or real.exit_code == 2
+
+
+def test_a_dry_run_of_gguf_tells_the_size_that_the_file_has(model: Path, bare: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    import graphprune as gp
+
+    plain = Path(shutil.copytree(model, tmp_path / "plain"))
+    for place in (bare, plain):
+        (place / "tokenizer.json").unlink()  # bytes alone are no vocabulary of GGUF
+    result = run("gguf", bare, "-o", tmp_path / "dry.gguf", "--dry-run")
+    written = gp.export_gguf(plain, tmp_path / "out.gguf")
+    assert 0 <= written.bytes - said_bytes(result.stdout) < 5000  # the header
+    assert f"{written.tensors} tensors, no tokenizer" in result.stdout
+    assert not (tmp_path / "dry.gguf").exists()
+
+
+def test_a_dry_run_of_eval_tells_what_it_would_measure(model: Path, bare: Path, text: Path) -> None:
+    dry, real = (run("eval", each, "--text", text, *EVAL, *more) for each, more in ((bare, ["--dry-run"]), (model, [])))
+    assert dry.stdout.splitlines()[0] == real.stdout.splitlines()[0]  # which text, and how many tokens count
+    assert f"{bare}: 23,840 parameters; 1 forward passes, 15 tokens count\n" in dry.stdout
+
+
+def test_a_dry_run_of_the_demo_tells_what_it_would_do(bare: Path, text: Path, tmp_path: Path) -> None:
+    result = run("demo", "--model", bare, "--text", text, "--steps", 7, "-o", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "7 steps of tuning, each on 4 windows of 128 tokens" in result.stdout
+    assert "parameters: 23,840 → " in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["bare"]
+
+
+def test_a_dry_run_of_the_demo_downloads_nothing(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("graphprune.sources.model._hub_copy", lambda *, local_files_only: None)
+    result = run("demo", "--text", text, "-o", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "model HuggingFaceTB/SmolLM2-135M-Instruct, which would be downloaded first" in result.stdout
+    assert list(tmp_path.iterdir()) == []

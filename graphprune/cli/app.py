@@ -117,7 +117,8 @@ def _version(wanted: bool) -> None:
 def options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print what other libraries say, and more of each stage.")
+        bool,
+        typer.Option("--verbose", "-v", help="Print more of each stage, and what other libraries say."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
@@ -145,6 +146,9 @@ Adapted = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be cut, from the config alone, and write nothing.")
 ]
+DryRunOfWriting = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be written and how large, from the config alone.")
+]
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="DIR", help="The directory to write; must be new.", show_default=False),
@@ -171,11 +175,21 @@ def demo(
         str | None, typer.Option(metavar="MODEL", help="Another model than SmolLM2-135M-Instruct.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of data order and adapters.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done and written; download no weights.")
+    ] = False,
 ) -> None:
     """Do all of it on SmolLM2 in minutes: trace, prune while tuning, verify, export, compare."""
     from ..files import refuse_existing
 
     refuse_existing(output)
+
+    if dry_run:
+        from .demo import demo_config
+        from .dry_run import dry_demo
+
+        dry_demo(output, demo_config(ratio, steps, seed), text=text, model=model, limit=windows)
+        return
 
     from .demo import demo as run
 
@@ -460,6 +474,9 @@ def evaluate(
         str | None, typer.Option(metavar="DIR", help="The tokenizer of models that have none beside them.")
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be measured, and load no weights.")
+    ] = False,
 ) -> None:
     """Measure models side by side: parameters, perplexity, time of a forward pass, file size.
 
@@ -479,6 +496,7 @@ def evaluate(
         batch_size=batch_size,
         tokenizer=tokenizer,
         markdown=markdown,
+        dry_run=dry_run,
     )
 
 
@@ -501,9 +519,13 @@ def export(
         bool, typer.Option("--genai", help="Write a directory for onnxruntime-genai, with cache and tokenizer.")
     ] = False,
     opset: Annotated[int | None, typer.Option(metavar="N", help="The ONNX opset, 18 or later.")] = None,
+    dry_run: DryRunOfWriting = False,
 ) -> None:
     """Write a model as ONNX, batch and sequence free, and compare it with torch in onnxruntime."""
-    from .export import export as run
+    if dry_run:
+        from .dry_run import dry_export as run
+    else:
+        from .export import export as run
 
     run(
         model,
@@ -527,9 +549,13 @@ def gguf(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The GGUF file to write.")],
     dtype: Annotated[GGUFType, typer.Option(help="The type of matrices.")] = GGUFType.f16,
+    dry_run: DryRunOfWriting = False,
 ) -> None:
     """Write a LLaMA, Mistral, Qwen2 or Qwen3 as GGUF, its tokenizer included; other families: see what it says."""
-    from .gguf import gguf as run
+    if dry_run:
+        from .dry_run import dry_gguf as run
+    else:
+        from .gguf import gguf as run
 
     run(model, output, dtype=dtype.value)
 

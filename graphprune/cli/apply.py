@@ -11,6 +11,7 @@ from ..errors import SourceError
 from ..files import refuse_existing
 from ..plan import PruningPlan
 from .console import counted, show, stage
+from .details import tell_compact, tell_files, tell_groups, tell_module
 
 if TYPE_CHECKING:
     from ..compact import CompactModel
@@ -86,8 +87,8 @@ def find_subject(plan: PruningPlan, model: str, adapter: Path | None, by_shard: 
                 f"{model} was cut before, and is cut again as a whole: leave out --by-shard and --adapter."
             )
         return Subject(model, None, plan, None, by_shard=False)
-    with stage("trace without weights"):
-        files = trace_checkpoint(plan, find_model(model, weights=False), adapter)
+    with counted("trace without weights") as progress:
+        files = trace_checkpoint(plan, find_model(model, weights=False), adapter, progress)
     large = not _fits(files.traced.parameter_count) if by_shard is None else by_shard
     return Subject(model, adapter, files.plan, files, by_shard=large)
 
@@ -108,12 +109,14 @@ def _in_memory(plan: PruningPlan, model: str, adapter: Path | None, output: Path
         opened = open_model(model, dtype="auto")
     if opened.module is None:
         raise SourceError(f"{model} is an ONNX file, and a plan is applied to a model directory: name that.")
-    with stage("trace"):
-        traced = trace(opened.module if adapter is None else put_on(opened.module, adapter))
+    tell_module(opened.module)
+    with counted("trace") as progress:
+        traced = trace(opened.module if adapter is None else put_on(opened.module, adapter), progress=progress)
+    tell_groups(traced)
     if not other_weights:
         plan.check_weights(traced.weights)
-    with stage("rewrite and verify"):
-        compact = rewrite(traced, plan)
+    with counted("rewrite and verify") as progress:
+        compact = rewrite(traced, plan, progress=progress)
         share = removed_share(traced, plan, of="prunable")
     place = opened.directory if adapter is None else tokenizer_place(adapter, opened.directory)
     save_and_tell(compact, output, tokenizer_or_none(place), of_prunable=share)
@@ -135,6 +138,7 @@ def _by_shard(subject: Subject, output: Path, other_weights: bool) -> None:
             tokenizer=tokenizer_or_none(place),
             progress=progress,
         )
+    tell_files(output)
     share = 1 - report.parameters / report.dense_parameters
     kept = f", {report.resumed} of them by an earlier run" if report.resumed else ""
     show(
@@ -163,8 +167,10 @@ def save_and_tell(compact: CompactModel, output: Path, tokenizer: Any, *, of_pru
     """
     from ..export.directory import save
 
-    with stage(f"save to {output}"):
-        saved = save(compact, output, tokenizer)
+    tell_compact(compact)
+    with counted(f"save to {output}") as progress:
+        saved = save(compact, output, tokenizer, progress=progress)
+    tell_files(output)
     show(
         f"{compact.dense_parameters:,} → {compact.parameter_count:,} parameters: {compact.ratio:.1%} removed, "
         f"{of_prunable:.1%} of what could be; {checked(compact)}"

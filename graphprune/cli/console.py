@@ -7,16 +7,16 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -85,6 +85,11 @@ def say(line: str) -> None:
     """A line for the user about what goes on."""
     if _loudness.get() is not Loudness.QUIET:
         stderr().print(line, style="dim", markup=False, soft_wrap=True)
+
+
+def is_verbose() -> bool:
+    """Whether more is to be said than usual."""
+    return _loudness.get() is Loudness.VERBOSE
 
 
 def show(line: str = "") -> None:
@@ -168,15 +173,16 @@ class counted:
     """As :func:`stage`, for work whose steps are counted: a bar and the time that is left, once a step was reported.
 
     Used as a context; called with the steps done, how many there are, and if need be the name of the next, which a pipe
-    gets a line for.
+    gets a line for. What is not ``lasting`` leaves no line behind.
     """
 
-    def __init__(self, title: str, fields: str = "") -> None:
+    def __init__(self, title: str, *, lasting: bool = True) -> None:
         self.title = title
-        self.fields = fields
+        self.lasting = lasting or is_verbose()
         self.console = stderr()
         self.bar: Progress | None = None
         self.task = TaskID(0)
+        self.estimate = Estimate()
         self.start = time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -188,9 +194,9 @@ class counted:
                 SpinnerColumn(),
                 TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
                 _WhenCounted(BarColumn(bar_width=20)),
-                _WhenCounted(MofNCompleteColumn()),
+                _WhenCounted(TextColumn("{task.percentage:>3.0f}%")),
                 TextColumn("{task.fields[more]}", markup=False, table_column=Column(no_wrap=True)),
-                _TimeLeft(),
+                _TimeLeft(lambda now: self.estimate.left(now)),
                 console=self.console,
                 transient=True,
             )
@@ -199,6 +205,7 @@ class counted:
         return self
 
     def __call__(self, done: int, total: int, name: str = "") -> None:
+        self.estimate = self.estimate.after(time.perf_counter(), done / max(1, total))
         if self.bar is not None:
             self.bar.update(self.task, completed=done, total=total, more=name)
         elif name:
@@ -209,8 +216,40 @@ class counted:
     ) -> None:
         if self.bar is not None:
             self.bar.stop()
-        if error is None:
+        if error is None and self.lasting:
             say(f"{self.title} ({duration(time.perf_counter() - self.start)}{_peak()})")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long work will still take, from two of its reports: when they came, and the share that was done by then.
+
+    The first says when the work began, the last how far it is. From there the time left is counted down, as some steps
+    take long; where it has run out and no step has come, it is not known.
+    """
+
+    first: tuple[float, float] | None = None
+    last: tuple[float, float] | None = None
+
+    def after(self, now: float, share: float) -> Estimate:
+        """The estimate with one more report."""
+        return Estimate(self.first or (now, share), (now, share))
+
+    def left(self, now: float) -> float | None:
+        """Seconds from now, or None."""
+        if self.first is None or self.last is None:
+            return None
+        (began, at_first), (then, share) = self.first, self.last
+        if share >= 1:
+            return 0.0
+        if share - at_first < SETTLED:
+            return None
+        left = (1 - share) * (then - began) / (share - at_first) - (now - then)
+        return left if left > 0 else None
+
+
+SETTLED = 0.02
+"""From this share of the work on it is said how long the rest will take; before that it would jump about."""
 
 
 def duration(seconds: float) -> str:
@@ -256,10 +295,15 @@ class _TimeLeft(ProgressColumn):
 
     max_refresh = 0.5
 
+    def __init__(self, left: Callable[[float], float | None]) -> None:
+        super().__init__()
+        self.left = left
+
     def render(self, task: Task) -> RenderableType:
-        if task.total is None or task.time_remaining is None:
-            return Text(duration(task.elapsed or 0), style="dim")
-        return Text(f"{duration(task.time_remaining)} left", style="dim")
+        left = self.left(time.perf_counter())
+        if left is None:
+            return Text(f"{duration(task.elapsed or 0)} so far", style="dim")
+        return Text(f"{duration(left)} left", style="dim")
 
 
 def _peak() -> str:

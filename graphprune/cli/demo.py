@@ -44,6 +44,7 @@ from ..training.config import PruneConfig
 from ..training.oneshot import plan_at_once
 from .apply import checked
 from .console import counted, duration, say, show, show_table, stage
+from .details import tell_compact, tell_files, tell_groups, tell_module, tell_onnx
 from .evaluate import milliseconds
 from .inspect import show_summary
 from .models import Opened, open_onnx
@@ -97,8 +98,9 @@ def demo(
     source = model or str(demo_model_directory(progress=say))
     show(f"model {source}")
     show(f"text  {split.name}, its held-out part for measuring")
-    with stage("trace without weights, find the groups"):
-        meta = trace_named(source, batch=2, length=WINDOW)
+    with counted("trace without weights, find the groups") as progress:
+        meta = trace_named(source, batch=2, length=WINDOW, progress=progress)
+    tell_groups(meta)
     show_summary(meta)
     show()
     show_table(groups_tree(meta, meta.groups))
@@ -106,6 +108,7 @@ def demo(
     with stage("load the model"):
         dense, tokenizer = load_model(source)
         dense = placed(dense)
+    tell_module(dense)
     training = windows(tokenizer, split.train, WINDOW)
     held_out = windows(tokenizer, split.held_out, WINDOW)[:limit]
     with new_directory(output) as directory:
@@ -135,17 +138,17 @@ def demo(
             _measure("pruned, tuned", compact.module, compact.plan, meta, held_out, directory / "model.onnx")
         )
 
-        with stage("save the model"):
-            saved = save(_with_story(compact, source, split.name), directory / "model", tokenizer)
+        with counted("save the model") as progress:
+            saved = save(_with_story(compact, source, split.name), directory / "model", tokenizer, progress=progress)
         with counted(f"time a forward pass over {WINDOW} tokens") as progress:
             models = _timed(variants, held_out[:1], progress)
         with stage("generate a sentence"):
             sentence = generate(compact.module, tokenizer, prompt)
-        with or_warn(output / DIRECTORY), stage("write the report"):
+        with or_warn(output / DIRECTORY), counted("write the report") as progress:
             notes = (*_how(held_out), TUNED_AND_NOT, f"The pruned and tuned model is {checked(compact)}.")
             about: dict[str, Any] = {"title": Path(source).name, "notes": notes, "settings": asdict(config)}
             report = report_run(meta, compact.plan, models, scores=rows, history=history, **about)
-            write_report(report, directory / DIRECTORY)
+            write_report(report, directory / DIRECTORY, progress=progress)
         shutil.rmtree(scratch)
     show()
     show_table(comparison_table(models))
@@ -165,6 +168,7 @@ def demo(
     for path, what in written.items():
         if path.exists():  # of a report that failed a warning was given
             show(f"{path!s:{width}}  {what}")
+    tell_files(output)
     say(f"all of it took {duration(time.perf_counter() - start)}")
 
 
@@ -199,8 +203,9 @@ def generate(module: Any, tokenizer: Any, prompt: str, *, tokens: int = 40) -> s
 
 
 def _cut(traced: TracedModel, plan: PruningPlan) -> CompactModel:
-    with stage("merge the adapters, rewrite and verify"):
-        compact = rewrite(traced, plan, adapters="merge")
+    with counted("merge the adapters, rewrite and verify") as progress:
+        compact = rewrite(traced, plan, adapters="merge", progress=progress)
+    tell_compact(compact)
     say(f"  {compact.ratio:.1%} of the parameters removed, {checked(compact)}")
     return compact
 
@@ -212,8 +217,9 @@ def _measure(
     with counted(f"perplexity: {name}") as progress:
         score = perplexity(module, held_out, progress=progress)
     say(f"  {score:.2f}")
-    with stage(f"export to ONNX and compare with torch: {name}"):
-        report = export_onnx(module, onnx_file)
+    with counted(f"export to ONNX and compare with torch: {name}") as progress:
+        report = export_onnx(module, onnx_file, progress=progress)
+    tell_onnx(report)
     kept = {} if plan is None else plan.counts(meta)
     row = Measurement(
         name,

@@ -12,12 +12,14 @@ import torch
 
 from ..device import default_device, described, device_of
 from ..errors import SourceError
-from ..evaluation import counted_tokens, interleaved_milliseconds, perplexity
+from ..evaluation import counted_tokens, default_batch, interleaved_milliseconds, perplexity
 from ..progress import Progress
 from ..report.tables import Measurement, comparison_table, to_markdown
 from ..sources.text import load_text, windows
 from .console import counted, show, show_table
-from .models import Opened, open_model, tokenizer_of
+from .details import tell_module
+from .dry_run import show_passes
+from .models import Opened, open_model, place_of
 
 
 def evaluate(
@@ -32,6 +34,7 @@ def evaluate(
     batch_size: int | None = None,
     tokenizer: str | None = None,
     markdown: bool = False,
+    dry_run: bool = False,
 ) -> None:
     """Print a table of the models: parameters, perplexity, milliseconds of a forward pass over one window, file size.
 
@@ -47,6 +50,7 @@ def evaluate(
         batch_size: windows in a forward pass.
         tokenizer: where the tokenizer of models that have none is; without it the first model that has one gives it.
         markdown: print the table in Markdown.
+        dry_run: only say what would be measured; no weights are read.
 
     Raises:
         SourceError: a model, a tokenizer or a text is not there, or a number makes no sense.
@@ -60,12 +64,22 @@ def evaluate(
         raise SourceError(f"--whole scores more than the split {split}: give one of --whole and --split")
     source = load_text(text, split=split)
     content = source.train + source.held_out if whole else source.held_out
+    opened = [] if dry_run else [open_model(name, run=True) for name in models]
+    places = [(each.name, each.directory) for each in opened] or [(name, place_of(name)) for name in models]
+    pieces = [windows(each, content, window, stride=stride)[:limit] for each in _tokenizers(places, tokenizer)]
+    part = "the whole of" if whole else f"split {split} of" if split else "the held-out part of"
+    counts = [counted_tokens(ids, stride=stride) for ids in pieces]
+    apart = "" if stride in (None, window) else f", one every {stride}"
+    said = f"{part} {source.name}, windows of {window} tokens{apart}; {_range(sorted(set(counts)))} tokens count"
+    if dry_run:
+        show(said)
+        show()
+        show_passes(models, [-(-len(ids) // (batch_size or default_batch(window))) for ids in pieces], counts)
+        return
     rows: list[Measurement] = []
-    opened = [open_model(name, run=True) for name in models]
-    pieces: list[torch.Tensor] = []
-    for model, reader in zip(opened, _tokenizers(opened, tokenizer), strict=True):
-        ids = windows(reader, content, window, stride=stride)[:limit]
-        pieces.append(ids)
+    for model, ids in zip(opened, pieces, strict=True):
+        if model.module is not None:
+            tell_module(model.module)
         with counted(f"perplexity of {model.name} on {len(ids)} windows of {window} tokens") as progress:
             rows.append(measured(model, ids, stride=stride, batch_size=batch_size, progress=progress))
     with counted(f"time a forward pass over {window} tokens") as progress:
@@ -75,10 +89,7 @@ def evaluate(
     if markdown:
         show(to_markdown(table).rstrip())
         return
-    part = "the whole of" if whole else f"split {split} of" if split else "the held-out part of"
-    counts = sorted({counted_tokens(ids, stride=stride) for ids in pieces})
-    apart = "" if stride in (None, window) else f", one every {stride}"
-    show(f"{part} {source.name}, windows of {window} tokens{apart}; {_range(counts)} tokens count")
+    show(said)
     if default_device().type != "cpu":
         show(f"torch on {described(default_device())}, onnxruntime on {described(torch.device('cpu'))}")
     show()
@@ -118,19 +129,19 @@ def _with_time(row: Measurement, model: Opened, time: float) -> Measurement:
     return replace(row, onnx_ms=time) if model.module is None else replace(row, torch_ms=time)
 
 
-def _tokenizers(models: Sequence[Opened], other: str | None) -> list[Any]:
+def _tokenizers(models: Sequence[tuple[str, Path]], other: str | None) -> list[Any]:
     """The tokenizer of each model: its own, else the one that is named, else that of the first model that has one."""
     from ..sources.model import tokenizer_in
 
     found: list[Any] = []
-    for model in models:
+    for _, directory in models:
         try:
-            found.append(tokenizer_of(model))
+            found.append(tokenizer_in(directory))
         except SourceError:
             found.append(None)
     spare = tokenizer_in(Path(other)) if other is not None else next((each for each in found if each is not None), None)
     if spare is None:
         raise SourceError(
-            f"There is no tokenizer beside {models[0].name}: name a directory that has one with --tokenizer."
+            f"There is no tokenizer beside {models[0][0]}: name a directory that has one with --tokenizer."
         )
     return [spare if each is None else each for each in found]

@@ -8,7 +8,8 @@ from typing import Literal
 from ..errors import SourceError
 from ..files import refuse_existing
 from ..report.tables import file_size
-from .console import show, stage
+from .console import counted, show, stage
+from .details import tell_files, tell_module, tell_onnx
 
 
 def export(
@@ -46,17 +47,33 @@ def export(
     if opened.module is None:
         raise SourceError(f"{model} is an ONNX file already: name the directory of a model.")
     plan = read_plan(opened.directory) if is_compact(opened.directory) else None
+    tell_module(opened.module)
     tokenizer = tokenizer_of(opened) if genai else None
     opset = opset or OLDEST_OPSET
-    with stage("export to ONNX and compare in onnxruntime"):
+    with counted("export to ONNX and compare in onnxruntime") as progress:
         if genai:
             report = export_genai(
-                opened.module, output, tokenizer=tokenizer, precision=precision, opset=opset, plan=plan
+                opened.module,
+                output,
+                tokenizer=tokenizer,
+                precision=precision,
+                opset=opset,
+                plan=plan,
+                progress=progress,
             )
         else:
             report = export_onnx(
-                opened.module, output, part=part, cache=cache, precision=precision, opset=opset, plan=plan
+                opened.module,
+                output,
+                part=part,
+                cache=cache,
+                precision=precision,
+                opset=opset,
+                plan=plan,
+                progress=progress,
             )
+    tell_onnx(report)
+    tell_files(output)
     sizes = ", ".join(
         f"{name} {[*dims]}".replace("'", "") for name, dims in report.inputs.items() if not name.startswith(PAST)
     )

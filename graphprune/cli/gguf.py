@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..files import refuse_existing
 from ..report.tables import file_size
 from .console import counted, show
+from .details import tell_files
 
 if TYPE_CHECKING:
     from ..export.gguf import Dtype
@@ -29,5 +30,6 @@ def gguf(model: str, output: Path, *, dtype: Dtype) -> None:
 
     with counted(f"write {output}") as progress:
         report = export_gguf(find_model(model), output, dtype=dtype, progress=progress)
+    tell_files(output)
     tokens = f"{report.tokens:,} tokens" if report.tokens else "no tokenizer"
     show(f"{output}: {file_size(report.bytes)}, {dtype}, {report.tensors} tensors, {tokens}; llama.cpp runs it")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SourceError, UnknownNameError
-from ..files import write_text_atomically
+from ..files import require_directory_of, write_text_atomically
 from ..report.description import describe, removable
 from ..report.tables import count
 from ..report.tree import groups_tree
-from .console import say, show, show_table
+from .console import counted, say, show, show_table
+from .details import tell_groups
 from .tracing import title_of, trace_named
 
 if TYPE_CHECKING:
@@ -50,15 +51,17 @@ def inspect(
         pictures: files to write, by what of :data:`PICTURES` they are to hold.
 
     Raises:
-        SourceError: there is no such model, no group of such a kind, or no directory for a picture.
+        SourceError: there is no such model, or no group of such a kind.
+        ExportError: there is no directory for a picture.
         UnknownNameError: the model has no such group or parameter.
         FileFormatError: a file is truncated or corrupt.
         CaptureError: the model can't be captured.
     """
     for path in (pictures or {}).values():
-        if not path.absolute().parent.is_dir():
-            raise SourceError(f"There is no directory {path.parent} to write {path.name} to: make it first.")
-    traced = trace_named(model, lora=lora)
+        require_directory_of(path)
+    with counted(f"trace {model}", lasting=False) as progress:
+        traced = trace_named(model, lora=lora, progress=progress)
+    tell_groups(traced)
     wanted = _wanted(traced, model, kinds, frozen)
     for form, path in (pictures or {}).items():
         write_text_atomically(path, _draw(form, traced, wanted, model, every), overwrite=True)

@@ -15,7 +15,7 @@ from ..device import placed
 from ..errors import FileFormatError, SourceError
 from ..export.directory import ABOUT, load
 from ..export.manifest import read_about
-from ..onnx import first_inputs
+from ..onnx import first_inputs, open_session
 from ..sources.adapter import find_base, is_adapter, put_on, tokenizer_place
 from ..sources.model import find_model, load_weights, tokenizer_in
 
@@ -76,6 +76,22 @@ def open_model(name: str, *, dtype: torch.dtype | Literal["auto"] = torch.float3
     )
 
 
+def place_of(name: str) -> Path:
+    """The directory that has the tokenizer of a model, if there is one; no weights are downloaded or read.
+
+    Raises:
+        SourceError: there is no such model.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".onnx" and not path.is_dir():
+        if not path.is_file():
+            raise SourceError(f"there is no ONNX file {path}: check the path")
+        return path.parent
+    if is_adapter(path):
+        return tokenizer_place(path, find_base(path, weights=False))
+    return find_model(name, weights=False)
+
+
 def open_onnx(path: Path) -> Opened:
     """The model in an ONNX file, run by onnxruntime on the CPU.
 
@@ -83,20 +99,8 @@ def open_onnx(path: Path) -> Opened:
         SourceError: there is no such file.
         FileFormatError: onnxruntime can't read it, or it does not take token ids.
     """
-    import onnxruntime
-
-    if not path.is_file():
-        raise SourceError(f"There is no ONNX file {path}: check the path.")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
     # Threads that spin while they wait would slow down the torch model that is timed in turn with this one.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a dozen of them, without a common base
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FileFormatError(f"{path} can't be read by onnxruntime ({reason}): export it again.") from error
+    session = open_session(path, threads=torch.get_num_threads(), spinning=False)
     names = [each.name for each in session.get_inputs()]
     if "input_ids" not in names or set(names) - first_inputs(session, np.zeros((1, 1), dtype=np.int64)).keys():
         raise FileFormatError(f"{path} takes {', '.join(names)} and not input_ids: it is no language model.")

@@ -12,6 +12,7 @@ from ..errors import OutputExistsError, TrainingError
 from ..files import refuse_existing
 from .apply import save_and_tell
 from .console import TuningProgress, counted, show, stage
+from .details import tell_groups, tell_module
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,6 +63,7 @@ def prune(
     with stage(f"load {model}" + ("" if adapter is None else f" and the adapter {adapter}")):
         module, tokenizer = _load(model, adapter, bits)
         module = placed(module)
+    tell_module(module)
     ids = windows(tokenizer, split.train, config.window)
     adapters: Literal["merge", "keep"] = "merge" if merge else "keep"
     result: TuneResult | None = None
@@ -72,8 +74,12 @@ def prune(
         with counted(f"trace and score ({config.criterion})") as progress:
             traced, plan, scores = plan_at_once(module, ids, config, progress=progress)
         history = ()
-    with stage("rewrite and verify"):
-        compact = rewrite(traced, plan, adapters=adapters) if result is None else result.compact(adapters=adapters)
+    tell_groups(traced)
+    with counted("rewrite and verify") as progress:
+        if result is None:
+            compact = rewrite(traced, plan, adapters=adapters, progress=progress)
+        else:
+            compact = result.compact(adapters=adapters, progress=progress)
         about = {**compact.plan.about, "source": model, "text": split.name, "tuned": tune, "settings": asdict(config)}
         if adapter is not None:
             about["adapter"] = str(adapter)

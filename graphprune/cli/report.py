@@ -16,6 +16,7 @@ from ..compact import CompactModel
 from ..device import described, device_of
 from ..evaluation import counted_tokens, interleaved_milliseconds, perplexity
 from ..pipeline import trace
+from ..progress import Parts
 from ..quiet import first_line
 from ..report.run import RunReport, ScoreRow, report_run
 from ..report.run_figures import can_draw
@@ -23,7 +24,8 @@ from ..report.run_page import NO_FIGURES, PAGE, write_report
 from ..report.tables import Measurement
 from ..sources.text import windows
 from .apply import checked
-from .console import say, show, stage
+from .console import counted, say, show
+from .details import tell_files
 
 if TYPE_CHECKING:
     from ..sources.text import TextSplit
@@ -64,16 +66,18 @@ def measured_report(
     device = device_of(compact.module)
     dense = dense.to(device)
     ids = windows(tokenizer, split.held_out, config.window)[:MOST_WINDOWS].to(device)
-    with stage("count multiply-accumulates"):
+    with counted("count multiply-accumulates") as progress:
         # a batch of two: the graph of one would have no dim for the batch
-        traced = trace(dense, kwargs={"input_ids": ids[:1].repeat(2, 1)})
+        traced = trace(dense, kwargs={"input_ids": ids[:1].repeat(2, 1)}, progress=progress)
         cost = mac_cost(traced.inference)
         counts = compact.plan.counts(traced)
-    with stage(f"perplexity of both models on {len(ids)} windows of {config.window} tokens"):
-        found = [perplexity(module, ids) for module in (dense, compact.module)]
-    with stage("time both models"):
+    with counted(f"perplexity of both models on {len(ids)} windows of {config.window} tokens") as progress:
+        parts = Parts(progress, {"dense": 1, "pruned": 1})
+        both = {"dense": dense, "pruned": compact.module}
+        found = [perplexity(module, ids, progress=parts.part(name)) for name, module in both.items()]
+    with counted("time both models") as progress:
         forwards = [partial(module, input_ids=ids[:1]) for module in (dense, compact.module)]
-        dense_ms, ours_ms = interleaved_milliseconds(forwards, runs=RUNS)
+        dense_ms, ours_ms = interleaved_milliseconds(forwards, runs=RUNS, progress=progress)
     tuned = bool(history)
     models = (
         Measurement("dense", traced.parameter_count, cost({}) // 2, found[0], dense_ms),
@@ -124,8 +128,9 @@ def write_and_tell(report: RunReport, directory: Path, *, place: Path | None = N
         OutputExistsError: the directory exists.
         DiskFullError: the disk is full.
     """
-    with stage("write the report"):
-        write_report(report, directory)
+    with counted("write the report") as progress:
+        write_report(report, directory, progress=progress)
+    tell_files(directory)
     show(f"{(place or directory) / PAGE}: what was cut and what came of it, for a browser")
     if not can_draw():
         say(NO_FIGURES)

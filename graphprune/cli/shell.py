@@ -18,12 +18,13 @@ import typer.core
 
 from ..errors import GraphPruneError, TrainingInterrupted
 from . import console
+from .details import tell_versions
 
 EXIT_CODES = "Exit codes: 0 done, 1 mistake of graphprune, 2 error, 130 Ctrl-C, 143 SIGTERM"
 
 _OPTIONS = (
     "  -q, --quiet      results and errors only",
-    "  -v, --verbose    what torch, transformers and onnx say, and more of each stage",
+    "  -v, --verbose    more of each stage, versions, files, what other libraries say",
     "  --debug, --version, --install-completion, --show-completion, -h, --help",
 )
 """The options of all commands, as short as that: with a line for each the help would not fit a screen."""
@@ -47,6 +48,7 @@ class Command(typer.core.TyperCommand):
         """Run the command, saying as much as is asked for."""
         given = ctx.find_root().params
         with console.saying(quiet=given.get("quiet", False), verbose=given.get("verbose", False)):
+            tell_versions()
             if given.get("debug"):
                 return super().invoke(ctx)
             with console.libraries():

@@ -23,10 +23,13 @@ from ..quiet import first_line, quietly
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from ..progress import Progress
     from ..traced import TracedModel
 
 
-def trace_named(name: str, *, lora: bool = False, batch: int = 2, length: int = 13) -> TracedModel:
+def trace_named(
+    name: str, *, lora: bool = False, batch: int = 2, length: int = 13, progress: Progress | None = None
+) -> TracedModel:
     """The traced model that a user names.
 
     Args:
@@ -34,6 +37,7 @@ def trace_named(name: str, *, lora: bool = False, batch: int = 2, length: int = 
         lora: put adapters on the linear layers first, as ``graphprune prune`` does.
         batch: how many inputs a model that is made from its configuration is traced with.
         length: how many tokens are in each.
+        progress: called with how far it has come, and how far it has to.
 
     Raises:
         SourceError: there is no such model, or it has no modules to put adapters on.
@@ -49,13 +53,13 @@ def trace_named(name: str, *, lora: bool = False, batch: int = 2, length: int = 
     if path.suffix == ".pt2" and not path.is_dir():
         if lora:
             raise SourceError(f"{name} holds a graph and no modules to put adapters on: leave out --lora")
-        return _trace_exported(path)
+        return _trace_exported(path, progress)
     if _names_function(name):
-        return _trace_called(name, lora=lora)
+        return _trace_called(name, lora=lora, progress=progress)
 
     from ..sources.examples import trace_by_config
 
-    return trace_by_config(model_on_meta(name, lora=lora), batch=batch, length=length)
+    return trace_by_config(model_on_meta(name, lora=lora), batch=batch, length=length, progress=progress)
 
 
 def model_on_meta(name: str, *, lora: bool = False) -> Any:
@@ -94,7 +98,7 @@ def _adapted(module: Any, lora: bool) -> Any:
     return with_adapters(module, PruneConfig(ratio=0.5))
 
 
-def _trace_exported(path: Path) -> TracedModel:
+def _trace_exported(path: Path, progress: Progress | None) -> TracedModel:
     import torch
 
     from ..pipeline import trace
@@ -109,8 +113,8 @@ def _trace_exported(path: Path) -> TracedModel:
             f"{path} can't be read by torch.export.load ({first_line(error)}): save it again with torch.export.save."
         ) from error
     if program.example_inputs is None:
-        return trace(program, kwargs=_inputs_of(program))
-    return trace(program)
+        return trace(program, kwargs=_inputs_of(program), progress=progress)
+    return trace(program, progress=progress)
 
 
 def _inputs_of(program: Any) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def _names_function(name: str) -> bool:
     return function.isidentifier() and (place.endswith(".py") or all(part.isidentifier() for part in place.split(".")))
 
 
-def _trace_called(name: str, *, lora: bool) -> TracedModel:
+def _trace_called(name: str, *, lora: bool, progress: Progress | None) -> TracedModel:
     """The traced model that a function gives, called with the working directory on the path of modules."""
     import torch
     from torch import nn
@@ -157,7 +161,7 @@ def _trace_called(name: str, *, lora: bool) -> TracedModel:
             raise SourceError(f"{name} returned {_said(example)} beside the model, and not {wanted}.")
         if not len(example):
             raise CaptureError(f"{name} returned an empty example beside the model, and not {wanted}.")
-        return trace(_adapted(model.eval(), lora), example)
+        return trace(_adapted(model.eval(), lora), example, progress=progress)
 
 
 def _said(value: object) -> str:

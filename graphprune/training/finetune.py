@@ -52,7 +52,7 @@ from ..files import is_disk_full, new_directory
 from ..pipeline import rewrite
 from ..plan import PruningPlan
 from ..program import fingerprint, parameter_table
-from ..quiet import quietly
+from ..quiet import is_aloud, quietly
 from ..scores import Scores
 from ..traced import TracedModel
 from .callback import LoRAPruneCallback, checkpoint_of
@@ -207,7 +207,7 @@ def with_adapters(model: nn.Module, config: PruneConfig) -> nn.Module:
 def make_trainer(
     model: nn.Module, windows: Tensor, config: PruneConfig, directory: Path, callbacks: list[TrainerCallback]
 ) -> Trainer:
-    """A Trainer by the settings that says nothing and keeps whole checkpoints."""
+    """A Trainer by the settings that keeps whole checkpoints and, unless libraries are to be heard, says nothing."""
     on_cpu = default_device().type == "cpu"
     arguments = TrainingArguments(
         output_dir=str(directory),
@@ -229,7 +229,7 @@ def make_trainer(
         bf16=config.precision == "bf16",
         disable_tqdm=True,
         report_to="none",
-        log_level="error",
+        log_level="passive" if is_aloud() else "error",
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=Windows(windows), callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)

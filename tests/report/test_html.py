@@ -150,7 +150,9 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert result.stderr == f"wrote {path}\n"
     failed = CliRunner().invoke(app, ["inspect", str(model), "--html", str(tmp_path / "none" / "page.html")])
     assert failed.exit_code == 2
-    assert failed.stderr == f"error: There is no directory {tmp_path / 'none'} to write page.html to: make it first.\n"
+    assert failed.stderr == (
+        f"error: there is no directory {tmp_path / 'none'} for page.html: make it, or give another path\n"
+    )
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
