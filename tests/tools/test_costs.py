@@ -65,8 +65,10 @@ def test_the_least_figures_are_held_against_the_goals(
 ) -> None:
     before, compaction, page = (tmp_path / name for name in ("costs.json", "compaction.json", "costs.md"))
     before.write_text(json.dumps(FIGURES), encoding="utf-8")
-    clock = "seconds of the run, by the clock"
-    compaction.write_text(json.dumps({"masks": [{clock: 8.0}, {clock: 9.0}], "cuts": [{clock: 6.4}]}), encoding="utf-8")
+    seconds = "of the processor"
+    compaction.write_text(
+        json.dumps({"masks": [{seconds: 8.0}, {seconds: 9.0}], "cuts": [{seconds: 6.4}]}), encoding="utf-8"
+    )
     arguments = ["costs.py", "--input", str(before), "--compaction", str(compaction)]
     monkeypatch.setattr(sys, "argv", [*arguments, "--page", str(page)])
     costs.main()
