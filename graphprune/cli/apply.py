@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SourceError
 from ..files import refuse_existing
 from ..plan import PruningPlan
-from .console import counted, show, stage
+from .console import counted, show
 from .details import tell_compact, tell_files, tell_groups, tell_module
 
 if TYPE_CHECKING:
@@ -103,9 +103,9 @@ def _in_memory(plan: PruningPlan, model: str, adapter: Path | None, output: Path
     from ..pipeline import rewrite, trace
     from ..selection import removed_share
     from ..sources.adapter import put_on, tokenizer_place
-    from .models import open_model
+    from .models import loading, open_model
 
-    with stage(f"load {model}"):
+    with loading(f"load {model}"):
         opened = open_model(model, dtype="auto")
     if opened.module is None:
         raise SourceError(f"{model} is an ONNX file, and a plan is applied to a model directory: name that.")

@@ -159,21 +159,12 @@ def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-@contextmanager
-def stage(title: str) -> Iterator[None]:
-    """Say what begins, and how long it took when it has ended.
-
-    A terminal shows a spinner and the time meanwhile; a pipe gets one line at the end.
-    """
-    with counted(title):
-        yield
-
-
 class counted:
-    """As :func:`stage`, for work whose steps are counted: a bar and the time that is left, once a step was reported.
+    """Says what begins, and how long it took when it has ended.
 
-    Used as a context; called with the steps done, how many there are, and if need be the name of the next, which a pipe
-    gets a line for. What is not ``lasting`` leaves no line behind.
+    A terminal shows a spinner and the time meanwhile, and once a step was reported a bar and the time that is left; a
+    pipe gets one line at the end. Used as a context; called with the steps done, how many there are, and if need be the
+    name of the next, which a pipe gets a line for. What is not ``lasting`` leaves no line behind.
     """
 
     def __init__(self, title: str, *, lasting: bool = True) -> None:

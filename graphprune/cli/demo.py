@@ -43,11 +43,11 @@ from ..traced import TracedModel
 from ..training.config import PruneConfig
 from ..training.oneshot import plan_at_once
 from .apply import checked
-from .console import counted, duration, say, show, show_table, stage
+from .console import counted, duration, say, show, show_table
 from .details import tell_compact, tell_files, tell_groups, tell_module, tell_onnx
 from .evaluate import milliseconds
 from .inspect import show_summary
-from .models import Opened, open_onnx
+from .models import Opened, loading, open_onnx
 from .prune import tuned
 from .report import DIRECTORY, TUNED_AND_NOT, or_warn
 from .tracing import trace_named
@@ -105,9 +105,7 @@ def demo(
     show()
     show_table(groups_tree(meta, meta.groups))
     show()
-    with stage("load the model"):
-        dense, tokenizer = load_model(source)
-        dense = placed(dense)
+    dense, tokenizer = _load(source)
     tell_module(dense)
     training = windows(tokenizer, split.train, WINDOW)
     held_out = windows(tokenizer, split.held_out, WINDOW)[:limit]
@@ -116,16 +114,18 @@ def demo(
         scratch.mkdir()
         variants = [_measure("dense", dense, None, meta, held_out, scratch / "dense.onnx")]
 
+        again, _ = _load(source)
         with counted("score once and select, without tuning") as progress:
-            traced, plan, _ = plan_at_once(placed(load_model(source)[0]), training, config, progress=progress)
+            traced, plan, _ = plan_at_once(again, training, config, progress=progress)
         compact = _cut(traced, plan)
-        del traced, plan  # with the model and its adapters: memory for what follows
+        del again, traced, plan  # with the model and its adapters: memory for what follows
         variants.append(
             _measure("pruned, untuned", compact.module, compact.plan, meta, held_out, scratch / "untuned.onnx")
         )
 
+        again, _ = _load(source)
         try:
-            result = tuned(placed(load_model(source)[0]), None, training, config, scratch / "run")
+            result = tuned(again, None, training, config, scratch / "run")
         except TrainingInterrupted:
             raise KeyboardInterrupt from None  # nothing is kept of a demo, so there is nothing to go on with
         compact = _cut(result.traced, result.plan)
@@ -133,7 +133,7 @@ def demo(
         rows: Sequence[ScoreRow] = ()
         with or_warn(output / DIRECTORY):
             rows = () if result.scores is None else score_rows(result.traced, result.plan, result.scores)
-        del result
+        del again, result
         variants.append(
             _measure("pruned, tuned", compact.module, compact.plan, meta, held_out, directory / "model.onnx")
         )
@@ -142,8 +142,8 @@ def demo(
             saved = save(_with_story(compact, source, split.name), directory / "model", tokenizer, progress=progress)
         with counted(f"time a forward pass over {WINDOW} tokens") as progress:
             models = _timed(variants, held_out[:1], progress)
-        with stage("generate a sentence"):
-            sentence = generate(compact.module, tokenizer, prompt)
+        with counted("generate a sentence") as progress:
+            sentence = generate(compact.module, tokenizer, prompt, progress=progress)
         with or_warn(output / DIRECTORY), counted("write the report") as progress:
             notes = (*_how(held_out), TUNED_AND_NOT, f"The pruned and tuned model is {checked(compact)}.")
             about: dict[str, Any] = {"title": Path(source).name, "notes": notes, "settings": asdict(config)}
@@ -186,18 +186,33 @@ def demo_config(ratio: float, steps: int, seed: int) -> PruneConfig:
     )
 
 
-def generate(module: Any, tokenizer: Any, prompt: str, *, tokens: int = 40) -> str:
+def _load(source: str) -> tuple[Any, Any]:
+    """A model on the device where it runs, and its tokenizer."""
+    with loading(f"load {source}"):
+        model, tokenizer = load_model(source)
+        return placed(model), tokenizer
+
+
+def generate(module: Any, tokenizer: Any, prompt: str, *, tokens: int = 40, progress: Progress | None = None) -> str:
     """The prompt and its most probable continuation up to the end of a sentence."""
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(module.device)
+    length = ids["input_ids"].shape[1]
+
+    def count(written: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        if progress is not None:
+            progress(written.shape[1] - length, tokens)
+        return torch.zeros(len(written), dtype=torch.bool, device=written.device)  # it does not stop here
+
     with torch.no_grad():
         output = module.generate(
+            stopping_criteria=[count],
             input_ids=ids["input_ids"],
             attention_mask=ids["attention_mask"],
             max_new_tokens=tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         )
-    new = tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    new = tokenizer.decode(output[0, length:], skip_special_tokens=True)
     end = re.search(r"[.!?](?=\s)", new)
     return " ".join((prompt + (new if end is None else new[: end.end()])).split())
 

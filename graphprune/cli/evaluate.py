@@ -19,7 +19,7 @@ from ..sources.text import load_text, windows
 from .console import counted, show, show_table
 from .details import tell_module
 from .dry_run import show_passes
-from .models import Opened, open_model, place_of
+from .models import Opened, loading, open_model, place_of
 
 
 def evaluate(
@@ -64,7 +64,10 @@ def evaluate(
         raise SourceError(f"--whole scores more than the split {split}: give one of --whole and --split")
     source = load_text(text, split=split)
     content = source.train + source.held_out if whole else source.held_out
-    opened = [] if dry_run else [open_model(name, run=True) for name in models]
+    opened: list[Opened] = []
+    for name in () if dry_run else models:
+        with loading(f"load {name}"):
+            opened.append(open_model(name, run=True))
     places = [(each.name, each.directory) for each in opened] or [(name, place_of(name)) for name in models]
     pieces = [windows(each, content, window, stride=stride)[:limit] for each in _tokenizers(places, tokenizer)]
     part = "the whole of" if whole else f"split {split} of" if split else "the held-out part of"

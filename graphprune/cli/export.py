@@ -8,7 +8,7 @@ from typing import Literal
 from ..errors import SourceError
 from ..files import refuse_existing
 from ..report.tables import file_size
-from .console import counted, show, stage
+from .console import counted, show
 from .details import tell_files, tell_module, tell_onnx
 
 
@@ -38,11 +38,11 @@ def export(
     from ..export.genai import export_genai
     from ..export.onnx import OLDEST_OPSET, check_target, export_onnx
     from ..onnx import PAST
-    from .models import is_compact, open_model, tokenizer_of
+    from .models import is_compact, loading, open_model, tokenizer_of
 
     if not genai:
         check_target(output.absolute())
-    with stage(f"load {model}"):
+    with loading(f"load {model}"):
         opened = open_model(model)
     if opened.module is None:
         raise SourceError(f"{model} is an ONNX file already: name the directory of a model.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,8 @@ from ..export.directory import ABOUT, load
 from ..export.manifest import read_about
 from ..onnx import first_inputs, open_session
 from ..sources.adapter import find_base, is_adapter, put_on, tokenizer_place
-from ..sources.model import find_model, load_weights, tokenizer_in
+from ..sources.model import find_model, load_weights, loading_watched, tokenizer_in
+from .console import counted
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,13 @@ class Opened:
 def is_compact(directory: Path) -> bool:
     """Whether ``gp.save`` wrote a directory."""
     return (directory / ABOUT).is_file()
+
+
+@contextmanager
+def loading(title: str) -> Iterator[None]:
+    """A stage in which a model is loaded, with how far that is."""
+    with counted(title) as progress, loading_watched(progress):
+        yield
 
 
 def open_model(name: str, *, dtype: torch.dtype | Literal["auto"] = torch.float32, run: bool = False) -> Opened:

@@ -11,7 +11,7 @@ from ..device import placed
 from ..errors import OutputExistsError, TrainingError
 from ..files import refuse_existing
 from .apply import save_and_tell
-from .console import TuningProgress, counted, show, stage
+from .console import TuningProgress, counted, show
 from .details import tell_groups, tell_module
 
 if TYPE_CHECKING:
@@ -56,11 +56,12 @@ def prune(
     from ..selection import removed_share
     from ..sources.text import load_text, windows
     from ..training.oneshot import plan_at_once
+    from .models import loading
     from .report import DIRECTORY, measured_report, or_warn, write_and_tell
     from .tracing import title_of
 
     split = load_text(text)
-    with stage(f"load {model}" + ("" if adapter is None else f" and the adapter {adapter}")):
+    with loading(f"load {model}" + ("" if adapter is None else f" and the adapter {adapter}")):
         module, tokenizer = _load(model, adapter, bits)
         module = placed(module)
     tell_module(module)
@@ -92,7 +93,7 @@ def prune(
     with or_warn(output / DIRECTORY):
         rows = () if scores is None else score_rows(traced, plan, scores)
         del module, result, traced  # memory for the dense model, which tuning has changed
-        with stage(f"load {model} again"):
+        with loading(f"load {model} again"):
             dense = _dense(model, adapter, config, merge=merge)
         title = title_of(model)
         report = measured_report(dense, compact, tokenizer, split, config, title=title, scores=rows, history=history)

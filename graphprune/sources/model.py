@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from errno import ENOSPC
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from ..errors import DiskFullError, FileFormatError, OutputExistsError, SourceError
 from ..files import check_safetensors, is_disk_full, new_directory
+from ..progress import Progress, Watched
 from ..quiet import first_line, quietly
 from ..weight_files import INDEX, WEIGHTS, read_index
 
@@ -95,6 +96,22 @@ def load_weights(
             f"{missing[0]} among them: get the whole model again."
         )
     return model.eval()
+
+
+@contextmanager
+def loading_watched(progress: Progress | None) -> Iterator[None]:
+    """Within the context transformers says how many weights of a model it has loaded, and how many there are."""
+
+    def watch(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args and kwargs.get("desc") == "Loading weights":
+            args = (Watched(list(args[0]), progress), *args[1:])
+        return factory(*args, **kwargs)
+
+    before = transformers.logging.set_tqdm_hook(watch)
+    try:
+        yield
+    finally:
+        transformers.logging.set_tqdm_hook(before)
 
 
 def _in_few_bits(bits: Literal[8, 4]) -> dict[str, Any]:

@@ -67,6 +67,16 @@ def test_a_local_directory(directory: Path) -> None:
     assert tokenizer("a b c")["input_ids"] == [0, 1, 2]
 
 
+def test_how_many_weights_were_loaded(directory: Path) -> None:
+    said: list[tuple[int, int]] = []
+    with source_model.loading_watched(lambda done, total: said.append((done, total))):
+        model, _ = load_model(directory)
+    total = len(model.state_dict()) - 1  # the output layer is the embedding
+    assert said == [(done, total) for done in range(total + 1)]
+    load_model(directory)
+    assert len(said) == total + 1
+
+
 def test_another_dtype(directory: Path) -> None:
     assert load_model(directory, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
 

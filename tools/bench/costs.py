@@ -506,8 +506,8 @@ turns; every figure is the least of all rounds. A step is forward, backward and 
   masks.
 - **Peak memory** is the largest resident size of the process, imports included; with pruning it includes tracing.
 - **Dense-gradient scoring** is the criterion `taylor` on the model without adapters, as LLM-Pruner scores.
-- **A run that is cut on the way** is timed by the processor, with one thread: the clock would count what else the machine
-  does. Loading, tracing and the cuts with their verification are in it.
+- **A run that is cut on the way** is timed by the processor, with one thread: the clock would count what else the
+  machine does. Tracing, and the cuts with their verification, are in it.
 - **Half** is removed by magnitude: what is timed is the size, not the quality. The embeddings are no part of the
   decoder, but the output layer multiplies by them, so a model with half of its decoder has more than half of the
   multiply-accumulates.

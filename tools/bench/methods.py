@@ -298,7 +298,11 @@ def write_page(results: list[dict[str, Any]]) -> None:
     settings = "\n".join(f"- **{method.name}**: {method.about}." for method in METHODS)
     percents = [f"{ratio:.0%}".rstrip("%") for ratio in ratios]
     kept = "".join(f"\n![What is kept of each layer at {each} %](methods/kept-{each}.svg)\n" for each in percents)
-    text = HEAD + "\n\n".join(sections) + f"\n\n## The rows\n\n{settings}\n\n" + PLOTS + kept
+    machines = "".join(
+        f"- {machine}: {number} runs.\n" for machine, number in Counter(each["machine"] for each in results).items()
+    )
+    text = HEAD + "\n\n".join(sections) + f"\n\n## The rows\n\n{settings}\n\n## The machines\n\n{machines}\n"
+    text += PLOTS + kept
     write_text_atomically(PAGE, text, overwrite=True)
     counted = Counter(result["steps"] for result in results)
     drawn = [result for result in results if result["steps"] == counted.most_common(1)[0][0]]
@@ -313,7 +317,7 @@ Made by `python tools/bench/methods.py --tune valid.txt --test wikitext-2=test.t
 `python tools/bench/methods.py --table`: SmolLM2-135M-Instruct, tuned on the validation split of WikiText-2, scored on
 the first 25,600 tokens of the test splits of WikiText-2 and Penn Treebank (Mikolov's preparation), which nothing was
 tuned on. Every row has the same tokens, LoRA rank (8), batch (4 windows of 128), learning rate (1e-3) and steps, with
-bfloat16 autocast on a CPU; methods that prune at once score 32 windows first. A pass over the tuning text is 549 steps.
+bfloat16 autocast; methods that prune at once score 32 windows first. A pass over the tuning text is 549 steps.
 Methods that make up for what goes, or are reconstructed, change base weights too, from the same text.
 "Untuned" is the perplexity before tuning on WikiText-2 at 128. Over seeds: mean, and the spread in brackets. Rows and
 ratios that are not here were not run yet.
