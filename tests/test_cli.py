@@ -566,6 +566,18 @@ def test_a_mistake_of_graphprune_is_called_so(model: Path, monkeypatch: pytest.M
     assert isinstance(run("--debug", "inspect", model).exception, ZeroDivisionError)
 
 
+def test_an_accelerator_that_is_too_small(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr("graphprune.cli.inspect.trace_named", refuse)
+    result = run("inspect", model)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        "error: the accelerator has not enough memory for this: take a smaller --batch-size"
+    )
+
+
 # --- demo ------------------------------------------------------------------------------------------------------------
 
 

@@ -114,6 +114,13 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
             return f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 2
         case MemoryError():
             return "error: there is not enough memory for this model", 2
+        # torch's own class, which is not imported for commands without torch
+        case RuntimeError() if type(error).__name__ == "OutOfMemoryError":
+            return (
+                "error: the accelerator has not enough memory for this: take a smaller --batch-size or --window, "
+                "--base-bits, or the CPU, by setting CUDA_VISIBLE_DEVICES to nothing",
+                2,
+            )
     if type(error).__module__.split(".")[0] in ("typer", "click"):
         raise error
     message = str(error).strip() or "no message"
