@@ -225,8 +225,8 @@ def test_apply_keeps_the_types_and_cuts_an_adapter(model: Path, plan: Path, tmp_
 def test_apply_by_shard_traces_once(model: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     traced: list[gp.TracedModel] = []
 
-    def counting(*args: Any) -> gp.TracedModel:
-        traced.append(gp.trace(*args))
+    def counting(*args: Any, **options: Any) -> gp.TracedModel:
+        traced.append(gp.trace(*args, **options))
         return traced[-1]
 
     monkeypatch.setattr("graphprune.export.checkpoint.trace", counting)
