@@ -100,7 +100,7 @@ class Sizes:
     batch: int = 4
 
 
-FULL = Sizes(rounds=3, steps=22, interval=INTERVAL, batches=8, window=128, runs=30)
+FULL = Sizes(rounds=2, steps=22, interval=INTERVAL, batches=8, window=128, runs=30)
 LARGE = replace(FULL, rounds=1)
 QUICK = Sizes(rounds=1, steps=4, interval=2, batches=3, window=16, runs=2)
 
