@@ -291,7 +291,8 @@ def write_page(results: list[dict[str, Any]]) -> None:
     ratios = sorted({result["ratio"] for result in results if result["ratio"]}, reverse=True)
     sections = [
         f"## {ratio:.0%} of the decoder, {'one pass' if steps is None else f'{steps} steps'}\n\n"
-        + table([r for r in results if r["steps"] == steps], ratio)
+        + table(some := [r for r in results if r["steps"] == steps], ratio)
+        + margin(some, ratio)
         for ratio in ratios
         for steps in dict.fromkeys(r["steps"] for r in results if r["ratio"] == ratio)
     ]
@@ -320,7 +321,8 @@ tuned on. Every row has the same tokens, LoRA rank (8), batch (4 windows of 128)
 bfloat16 autocast; methods that prune at once score 32 windows first. A pass over the tuning text is 549 steps.
 Methods that make up for what goes, or are reconstructed, change base weights too, from the same text.
 "Untuned" is the perplexity before tuning on WikiText-2 at 128. Over seeds: mean, and the spread in brackets. Rows and
-ratios that are not here were not run yet.
+ratios that are not here were not run yet. Below a table stands by how much the best way here beats LLM-Pruner's: on
+LLaMA-7B, at a half, LoRAPrune's paper has 29 % on WikiText-2 and 17 % on Penn Treebank.
 
 """
 
@@ -354,6 +356,19 @@ def table(results: list[dict[str, Any]], ratio: float) -> str:
             f"{untuned} | {figures} | {kept_share(first, 'heads')} | {kept_share(first, 'channels')} |"
         )
     return "\n".join(lines)
+
+
+def margin(results: list[dict[str, Any]], ratio: float) -> str:
+    """By how much less the perplexity of our best is than that of LLM-Pruner style, in words; nothing without both."""
+    means = {}
+    for method in (OURS, RIVAL):
+        runs = [r["perplexity"] for r in results if r["method"] == method and r["ratio"] == ratio]
+        means[method] = {name: sum(run[name] for run in runs) / len(runs) for name in runs[0]} if runs else {}
+    less = [f"{1 - ours / means[RIVAL][name]:.1%} on {name}" for name, ours in means[OURS].items() if means[RIVAL]]
+    return f"\n\n**{OURS}** is below **{RIVAL}** by {', '.join(less)}." if less else ""
+
+
+OURS, RIVAL = "fisher, made up", "LLM-Pruner style"
 
 
 def spread(values: list[float]) -> str:
