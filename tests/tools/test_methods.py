@@ -30,6 +30,7 @@ def result(method: str, ratio: float, seed: int = 0) -> dict[str, Any]:
         "removed of all": 0.8 * ratio,
         "kept": {"heads": [1, 2], "channels": [10, 20]} if ratio else {},
         "units": {"heads": 4, "channels": 40} if ratio else {},
+        "machine": "a machine",
     }
 
 
@@ -57,8 +58,19 @@ def test_the_table_has_the_mean_over_seeds_and_the_range(methods: Any) -> None:
 def test_the_page_has_a_section_for_each_ratio_and_the_plots(methods: Any) -> None:
     methods.write_page([result("dense", 0.0), result("fisher", 0.5), result("fisher", 0.2)])
     page = methods.PAGE.read_text(encoding="utf-8")
+    assert "- a machine: 3 runs." in page
+    assert "is below" not in page
     assert "## 50% of the decoder, 200 steps" in page
     assert "## 20% of the decoder, 200 steps" in page
     for name in ("trade-off", "kept-50", "kept-20"):
         for suffix in (".svg", ".png"):
             assert (methods.PAGE.parent / "methods" / f"{name}{suffix}").stat().st_size > 1000
+
+
+def test_by_how_much_ours_is_below_the_rival(methods: Any) -> None:
+    rivals = [result(methods.RIVAL, 0.5, seed=1), result(methods.RIVAL, 0.5, seed=3)]
+    ours = result(methods.OURS, 0.5, seed=1)
+    assert methods.margin([ours, *rivals, result(methods.RIVAL, 0.2)], 0.5) == (
+        f"\n\n**{methods.OURS}** is below **{methods.RIVAL}** by 16.7% on wikitext-2 128, 0.0% on ptb 128."
+    )
+    assert methods.margin(rivals, 0.5) == methods.margin([ours], 0.5) == ""
