@@ -441,6 +441,8 @@ def tables(figures: Figures) -> str:
         f"{figures['model']}, batches of {sizes.batch} × {sizes.window} tokens, {sizes.rounds} rounds, "
         f"{sizes.steps} steps in each. Machine: {figures['machine']}.",
     ]
+    if "note" in figures:
+        parts.append(figures["note"])
     if "compaction" not in figures and figures["forward"]["rows"]:
         parts.append("The time of a run that is cut on the way is measured by tools/bench/compaction.py.")
     return "\n\n".join(parts)
