@@ -66,7 +66,7 @@ def evaluate(
     content = source.train + source.held_out if whole else source.held_out
     opened: list[Opened] = []
     for name in () if dry_run else models:
-        with loading(f"load {name}"):
+        with loading(f"load {name}", lasting=False):
             opened.append(open_model(name, run=True))
     places = [(each.name, each.directory) for each in opened] or [(name, place_of(name)) for name in models]
     pieces = [windows(each, content, window, stride=stride)[:limit] for each in _tokenizers(places, tokenizer)]

@@ -44,9 +44,9 @@ def is_compact(directory: Path) -> bool:
 
 
 @contextmanager
-def loading(title: str) -> Iterator[None]:
-    """A stage in which a model is loaded, with how far that is."""
-    with counted(title) as progress, loading_watched(progress):
+def loading(title: str, *, lasting: bool = True) -> Iterator[None]:
+    """A stage in which a model is loaded, with how far that is; what is not ``lasting`` leaves no line behind."""
+    with counted(title, lasting=lasting) as progress, loading_watched(progress):
         yield
 
 
