@@ -182,6 +182,11 @@ def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
         )
 
 
+def names_onnx(path: Path) -> bool:
+    """Whether a path is that of an ONNX file, which need not be there."""
+    return path.suffix == ".onnx" and not path.is_dir()
+
+
 def require_directory_of(path: Path) -> None:
     """Raise if there is no directory for a single file to be written to: a wrong path is seen before hours of work.
 

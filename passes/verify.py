@@ -338,16 +338,21 @@ def difference(expected: list[Tensor], found: list[Tensor]) -> float:
 def types_to_check(program: Program) -> list[torch.dtype | None]:
     """The types to check in, the best first: None, the model's own ones, is the last.
 
-    float64 where three copies of the model fit into half of the free memory, and float32 for a model with halves.
+    float64 where the model fits (:func:`fits_in_float64`), and float32 for a model with halves.
     """
     tensors = [fetch(program.module, name) for name in program.table]
     devices = {tensor.device for tensor in tensors}
     found: list[torch.dtype | None] = [None]
     if any(tensor.is_floating_point() and tensor.dtype.itemsize < WIDENED.itemsize for tensor in tensors):
         found.insert(0, WIDENED)
-    if len(devices) == 1 and 3 * 8 * sum(info.numel for info in program.table.values()) < _free_bytes(*devices) / 2:
+    if len(devices) == 1 and fits_in_float64(sum(info.numel for info in program.table.values()), *devices):
         found.insert(0, torch.float64)
     return found
+
+
+def fits_in_float64(numbers: int, device: torch.device) -> bool:
+    """Whether three copies of a model of so many numbers fit into half of the free memory of a device."""
+    return 3 * 8 * numbers < _free_bytes(device) / 2
 
 
 def _free_bytes(device: torch.device) -> int:

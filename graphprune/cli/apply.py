@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +71,10 @@ def find_subject(plan: PruningPlan, model: str, adapter: Path | None, by_shard: 
         SourceError: there is no such model, or it can't be cut in this way.
         PlanError: the plan was made for another model.
     """
+    import torch
+
     from ..export.checkpoint import trace_checkpoint
+    from ..passes.verify import fits_in_float64
     from ..sources.adapter import find_base, is_adapter
     from ..sources.model import find_model
     from .models import is_compact
@@ -89,14 +91,10 @@ def find_subject(plan: PruningPlan, model: str, adapter: Path | None, by_shard: 
         return Subject(model, None, plan, None, by_shard=False)
     with counted("trace without weights") as progress:
         files = trace_checkpoint(plan, find_model(model, weights=False), adapter, progress)
-    large = not _fits(files.traced.parameter_count) if by_shard is None else by_shard
-    return Subject(model, adapter, files.plan, files, by_shard=large)
-
-
-def _fits(parameters: int) -> bool:
-    """Whether verification has the memory that it needs for a model: half of what is free for three copies of it."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    return 3 * 8 * parameters < free / 2
+    if by_shard is None:
+        # whether verification has the memory that it needs
+        by_shard = not fits_in_float64(files.traced.parameter_count, torch.device("cpu"))
+    return Subject(model, adapter, files.plan, files, by_shard=by_shard)
 
 
 def _in_memory(plan: PruningPlan, model: str, adapter: Path | None, output: Path, other_weights: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import SourceError
+from ..files import names_onnx, refuse_existing
 from ..report.tables import file_size
 from .console import counted, show, show_table
 
@@ -59,7 +60,6 @@ def dry_apply(
         SourceError: there is no such model.
         PlanError: the plan was made for another model.
     """
-    from ..files import refuse_existing
     from ..plan import PruningPlan
     from .apply import find_subject
     from .tracing import trace_named
@@ -99,7 +99,6 @@ def dry_export(
     from ..export.genai import CONFIG, MODEL, context_length
     from ..export.onnx import EXTERNAL_BYTES, OLDEST_OPSET, check_target
     from ..export.rounding import stored_bytes
-    from ..files import refuse_existing
     from ..sources.model import tokenizer_in
     from .models import place_of
 
@@ -150,7 +149,6 @@ def dry_demo(output: Path, config: PruneConfig, *, text: str | None, model: str 
         SourceError: there is no such model or text.
         BudgetError: the ratio can't be met.
     """
-    from ..files import refuse_existing
     from ..sources.model import DEMO_MODEL, local_demo_model
     from ..sources.text import load_text
 
@@ -184,7 +182,7 @@ def show_passes(models: Sequence[str], passes: Sequence[int], tokens: Sequence[i
     """Print how large each model is, and what it would be run on."""
     for name, times, counted_ones in zip(models, passes, tokens, strict=True):
         path = Path(name).expanduser()
-        if path.suffix == ".onnx" and not path.is_dir():
+        if names_onnx(path):
             size = file_size(path.stat().st_size)
         else:
             size = f"{sum(each.numel() for each in _parameters(_described(name)).values()):,} parameters"
@@ -201,7 +199,7 @@ def _described(model: str) -> Any:
     """
     from .tracing import model_on_meta
 
-    if Path(model).suffix == ".onnx" and not Path(model).is_dir():
+    if names_onnx(Path(model)):
         raise SourceError(f"{model} is an ONNX file already: name the directory of a model.")
     with counted("make the model without weights"):
         return model_on_meta(model)

@@ -16,6 +16,7 @@ from ..device import placed
 from ..errors import FileFormatError, SourceError
 from ..export.directory import ABOUT, load
 from ..export.manifest import read_about
+from ..files import names_onnx
 from ..onnx import first_inputs, open_session
 from ..sources.adapter import find_base, is_adapter, put_on, tokenizer_place
 from ..sources.model import find_model, load_weights, loading_watched, tokenizer_in
@@ -61,7 +62,7 @@ def open_model(name: str, *, dtype: torch.dtype | Literal["auto"] = torch.float3
         FileFormatError: it is truncated or corrupt.
     """
     path = Path(name).expanduser()
-    if path.suffix == ".onnx" and not path.is_dir():
+    if names_onnx(path):
         return open_onnx(path)
     if path.is_dir() and is_compact(path):
         directory, module, stored = path, load(path), [path]
@@ -92,7 +93,7 @@ def place_of(name: str) -> Path:
         SourceError: there is no such model.
     """
     path = Path(name).expanduser()
-    if path.suffix == ".onnx" and not path.is_dir():
+    if names_onnx(path):
         if not path.is_file():
             raise SourceError(f"there is no ONNX file {path}: check the path")
         return path.parent

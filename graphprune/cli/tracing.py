@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CaptureError, FileFormatError, GraphPruneError, SourceError
+from ..files import names_onnx
 from ..quiet import first_line, quietly
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def trace_named(
         CaptureError: the model can't be captured.
     """
     path = Path(name).expanduser()
-    if path.suffix == ".onnx" and not path.is_dir():
+    if names_onnx(path):
         raise FileFormatError(
             f"{name} is an ONNX file, which holds ONNX operators and not those of torch that axes are known for: name "
             "the torch model that it was exported from, its .pt2, or a function that makes it, file.py:function"

@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from ..compact import CompactModel
+from ..device import device_of
 from ..distributed import is_sharded
 from ..errors import TrainingError
 from ..pipeline import trace
@@ -214,7 +215,7 @@ def example_from(model: nn.Module, dataloader: Any) -> dict[str, Any] | None:
             f"the training set gives no example to trace {type(model).__name__} with "
             f"({type(error).__name__}: {error}): say LoRAPruneCallback(example={{…}})"
         ) from error
-    device = next(model.parameters()).device
+    device = device_of(model)
     return {
         name: value.to(device) if isinstance(value, torch.Tensor) else value
         for name, value in named.items()

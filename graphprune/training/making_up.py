@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..axes import Atom
+from ..device import device_of
 from ..distributed import is_sharded, mean_of_processes
 from ..errors import TrainingError
 from ..gates import Gate
@@ -81,7 +82,7 @@ class MakingUp:
 
     def agree(self) -> None:
         """Make the moments those of all processes together, which must all call this."""
-        device = next(self.traced.module.parameters()).device
+        device = device_of(self.traced.module)
         self.moments = {name: each.to(device) for name, each in mean_of_processes(self.moments, device).items()}
 
     def lost(self, scores: Scores, before: Mapping[str, DimMasks], there: Mapping[str, DimMasks]) -> Scores:
@@ -170,7 +171,7 @@ class MakingUp:
     @torch.no_grad()
     def restore(self, moments: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
         """Go on from what a checkpoint holds, in a model that is cut as it was then."""
-        device = next(self.traced.module.parameters()).device
+        device = device_of(self.traced.module)
         self.moments = {name: each.to(device) for name, each in moments.items()}
         self.has_changed = bool(weights)
         for name, weight in weights.items():

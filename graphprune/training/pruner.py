@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..compact import CompactModel
+from ..device import device_of
 from ..distributed import in_every_process, is_sharded, mean_of_processes, own_part
 from ..errors import TrainingError
 from ..gates import Gates
@@ -278,7 +279,7 @@ class Pruner:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.traced.module.parameters()).device
+        return device_of(self.traced.module)
 
     def _select(self, scores: Scores, ratio: float, step: int) -> PruningPlan:
         within = self.plan if self.plan.groups else None

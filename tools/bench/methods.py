@@ -246,7 +246,7 @@ def tuned(model: nn.Module, tune: Tensor, config: PruneConfig, directory: Path) 
 
 def score(model: nn.Module, texts: Texts) -> dict[str, float]:
     """The perplexity on each test text, in bfloat16."""
-    with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16):
+    with torch.autocast(device_of(model).type, dtype=torch.bfloat16):
         return {name: round(perplexity(model, each), 2) for name, each in texts.tests.items()}
 
 
