@@ -13,12 +13,12 @@ or zero in its pruned part, the check runs on a probe of it with noise added, th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import psutil
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -358,7 +358,7 @@ def fits_in_float64(numbers: int, device: torch.device) -> bool:
 def _free_bytes(device: torch.device) -> int:
     """Free memory for float64 on a device; 0 where it can't be told, or there is no such type."""
     if device.type == "cpu":
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+        return int(psutil.virtual_memory().available)  # what the cache of files holds is free for the asking
     return torch.accelerator.get_memory_info(device)[0] if device.type in FLOAT64_DEVICES else 0
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -300,6 +301,14 @@ def test_models_of_any_type_are_checked_in_float64(dtype: torch.dtype) -> None:
     report = rewritten(gp.trace(module, torch.ones(4, 3, dtype=dtype))).report
     assert report is not None
     assert report.dtype == "float64"
+
+
+def test_memory_that_holds_copies_of_files_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = psutil.virtual_memory()._replace(free=0)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: full)
+    assert verify.fits_in_float64(1, torch.device("cpu"))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: full._replace(available=0))
+    assert not verify.fits_in_float64(1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
