@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -111,10 +112,27 @@ def explain_capture(
             f"{name} can't be captured with open sizes: {place_of(module, error)} needs fixed ones "
             f"({first_line(error)}); trace it with dynamic=False"
         )
+    missing = left_out(module, args, kwargs, error) if "'NoneType'" in said else []
+    change = (
+        f"give it {' and '.join(missing)}, which it makes itself only outside a capture" if missing else "change that"
+    )
     return (
-        f"{name} can't be captured: torch.export says {first_line(error)!r} of {place_of(module, error)}; change that, "
+        f"{name} can't be captured: torch.export says {first_line(error)!r} of {place_of(module, error)}; {change}, "
         + PART
     )
+
+
+def left_out(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> list[str]:
+    """The arguments of ``module`` that were not given and are None in the innermost forward of a traceback."""
+    signature = inspect.signature(module.forward)
+    given = signature.bind_partial(*args, **kwargs).arguments
+    inner: FrameType | None = None
+    for each in _chain(error):
+        for frame, _ in _frames(each):
+            if frame.f_code.co_name == "forward" and isinstance(frame.f_locals.get("self"), nn.Module):
+                inner = frame
+    known = {} if inner is None else inner.f_locals
+    return [name for name in signature.parameters if name not in given and name in known and known[name] is None]
 
 
 def place_of(module: nn.Module, error: Exception) -> Place:

@@ -76,6 +76,10 @@ def candidates(module: Any, *, batch: int, length: int) -> list[dict[str, Tensor
             {**inputs, name: tokens() if name == "input_ids" else torch.zeros(batch, *shape, device=device)}
             for shape in shapes
         ]
+    # Some make a mask by themselves, but not while they are captured.
+    if main == "input_ids" and "attention_mask" in taken:
+        mask = torch.ones(batch, length, dtype=torch.long, device=device)
+        found += [{**inputs, "attention_mask": mask} for inputs in found]
     return found
 
 

@@ -212,6 +212,25 @@ def test_torchscript() -> None:
     )
 
 
+def test_an_argument_that_is_made_only_outside_a_capture() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor | None = None, other: Tensor | None = None) -> Tensor:
+            if mask is None and not torch.compiler.is_compiling():
+                mask = torch.ones(x.shape)
+            return x * mask[:, :1]  # type: ignore[index]
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Masked()
+
+        def forward(self, x: Tensor, mask: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+            return self.inner(x, mask)  # type: ignore[no-any-return]
+
+    assert "; give it mask, which it makes itself only outside a capture, or trace a part" in refusal(Outer(), X)
+    assert gp.trace(Outer(), X, kwargs={"mask": torch.ones(2, 3)})
+
+
 GIVE = "give inputs that its forward takes, gp.trace(model, args=(…,), kwargs={…})"
 
 

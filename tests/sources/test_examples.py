@@ -17,6 +17,8 @@ from ..zoo.vision import VISION
     ("name", "shapes"),
     [
         ("t5", {"input_ids": [2, 13], "decoder_input_ids": [2, 13]}),
+        # makes its mask itself, but not while it is captured
+        ("switch_transformers", {"input_ids": [2, 13], "decoder_input_ids": [2, 13], "attention_mask": [2, 13]}),
         ("resnet", {"pixel_values": [2, 3, 224, 224]}),
         ("wav2vec2", {"input_values": [2, 16000]}),
         ("ast", {"input_values": [2, 40, 24]}),
