@@ -63,7 +63,8 @@ def input_statistics(
         ScoreError: there is no batch.
     """
     watch = _Watch(parameters)
-    with evaluation_mode(module), torch.no_grad(), _plain_kernels():
+    # as for a verification, torch.cond must not compile itself here
+    with evaluation_mode(module), torch.no_grad(), _plain_kernels(), torch.compiler.set_stance("force_eager"):
         for batch in at_least_one(batches):
             with watch:
                 run(module, batch)
@@ -97,6 +98,7 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]):
         super().__init__()  # type: ignore[no-untyped-call]
+        self.supports_higher_order_operators = True
         self.parameters = parameters
         self.seen: dict[str, dict[tuple[View, tuple[int, ...]], Features]] = {}
         self._by_memory: dict[int, list[str]] = {}
@@ -106,6 +108,8 @@ class _Watch(TorchDispatchMode):
             self._by_memory.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            return self._inside(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         products = PRODUCTS.get(func._schema.name.removeprefix("aten::"))
         if products is not None:
@@ -114,6 +118,14 @@ class _Watch(TorchDispatchMode):
                 if owner is not None and self._owner(other) is None:
                     self._keep(*owner, factor, *features())
         return result
+
+    def _inside(self, func: torch._ops.HigherOrderOperator, args: Any, kwargs: Any) -> Any:
+        """Call one with the mode on in the branch that a condition takes; in all others it is off."""
+        if func.name() != "cond":
+            return func(*args, **kwargs)
+        condition, yes, no, operands = args
+        with self:
+            return (yes if condition else no)(*operands)
 
     def _owner(self, tensor: Tensor) -> tuple[str, int] | None:
         """The parameter that a tensor is a view of, and where in it the view begins."""

@@ -422,7 +422,13 @@ def run_module(
         values[name] = nn.Parameter(value(name, tensor), requires_grad=False)
     args, kwargs = _inputs(program, dtype)
     promoting = nullcontext() if dtype is None else _Promoting(dtype)
-    with inference_mode_of(module), promoting, calls_counted(module, progress):
+    # torch.cond compiles itself, and what it compiles within a dispatch mode keeps it from being captured again
+    with (
+        inference_mode_of(module),
+        torch.compiler.set_stance("force_eager"),
+        promoting,
+        calls_counted(module, progress),
+    ):
         return _tensors(torch.func.functional_call(module, values, args, kwargs))
 
 
@@ -596,10 +602,12 @@ def run_graph(
     count only the positions that the masks of their input's dims keep.
     """
     mode = nullcontext() if dtype is None else _Promoting(dtype)
+    inputs = _inputs(program, dtype)
     if any(isinstance(inner, fx.GraphModule) for inner in list(graph.modules())[1:]):
         graph, mode = _promoted(graph, dtype), nullcontext()  # no dispatch mode goes into these
-        values = {name: _widen(value) for name, value in values.items()} if dtype == WIDENED else values
-    args, kwargs = _inputs(program, dtype)
+        if dtype == WIDENED:
+            values, inputs = tree_map(_widen, (dict(values), inputs))
+    args, kwargs = inputs
     with torch.no_grad(), mode:
         return _tensors(_Substituted(graph, values, record, statistics or {}, progress).call(args, kwargs))
 

@@ -181,3 +181,27 @@ def test_heads_are_means_over_their_positions() -> None:
     weight = model.model.layers[0].self_attn.o_proj.weight.detach()
     expected = weight.sum(0).reshape(2, 3 * 8).mean(1)
     assert torch.allclose(scores["model.layers.0.self_attn:heads"], expected, atol=1e-5)
+
+
+class Chooses(nn.Module):
+    """A layer in both branches of a condition, or without one."""
+
+    def __init__(self, by_condition: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.by_condition = by_condition
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = (lambda a: self.up(a).relu(), lambda a: self.up(a).tanh())
+        return self.down(torch.cond(x.sum() > 0, *branches, (x,)) if self.by_condition else branches[0](x))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["wanda_sp", "flap"])
+def test_activations_are_watched_in_the_branch_of_a_condition(name: str) -> None:
+    x = torch.rand(16, 3, generator=torch.Generator().manual_seed(0))
+    plain, chosen = (gp.score(gp.trace(Chooses(by_condition), x), name, data=[x]) for by_condition in (False, True))
+    assert len(chosen) == 1
+    for a, b in zip(plain.by_group.values(), chosen.by_group.values(), strict=True):
+        torch.testing.assert_close(a, b)
+    gp.trace(Chooses(True), x)  # what was compiled for a condition does not stand in the way of a capture

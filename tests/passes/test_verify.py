@@ -380,12 +380,21 @@ def test_integers_among_the_buffers() -> None:
     assert report.dtype == "float64"
 
 
-def test_a_condition_is_checked_too() -> None:
-    class Either(Two):
-        def forward(self, x: Tensor) -> Tensor:
-            branches = (lambda a, b: a.relu() + b, lambda a, b: a * b.tanh())
-            return self.down(torch.cond(x.sum() > 0, *branches, (self.up(x), self.other(x))))  # type: ignore[no-any-return]
+class Either(Two):
+    def forward(self, x: Tensor) -> Tensor:
+        branches = (lambda a, b: a.relu() + b, lambda a, b: (a.float() * b.tanh()).to(a.dtype))
+        return self.down(torch.cond(x.sum() > 0, *branches, (self.up(x), self.other(x))))  # type: ignore[no-any-return]
 
+
+def test_a_condition_in_halves_without_room_for_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_free_bytes", lambda device: 0)
+    for _ in range(2):  # what one verification compiles does not stand in the way of the next capture
+        report = rewritten(gp.trace(Either(torch.add).bfloat16(), torch.ones(4, 3).bfloat16())).report
+        assert report is not None
+        assert report.dtype == "float32"
+
+
+def test_a_condition_is_checked_too() -> None:
     traced = gp.trace(Either(torch.add), (torch.ones(4, 3),))
     compact = gp.rewrite(traced, random_plan(traced, half=True))
     assert compact.module_form is not None
