@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import DiskFullError, ExportError, FileFormatError, GraphPruneError, OutputExistsError
+from .errors import (
+    DiskFullError,
+    ExportError,
+    FileFormatError,
+    GraphPruneError,
+    OutputExistsError,
+    SourceError,
+)
 from .quiet import first_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -185,6 +192,17 @@ def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
 def names_onnx(path: Path) -> bool:
     """Whether a path is that of an ONNX file, which need not be there."""
     return path.suffix == ".onnx" and not path.is_dir()
+
+
+def onnx_file(path: Path) -> Path:
+    """The path of an ONNX file that is there.
+
+    Raises:
+        SourceError: it is not.
+    """
+    if not path.is_file():
+        raise SourceError(f"there is no ONNX file {path}: check the path")
+    return path
 
 
 def require_directory_of(path: Path) -> None:

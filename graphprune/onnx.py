@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ExportError, FileFormatError, SourceError
+from .errors import ExportError, FileFormatError
+from .files import onnx_file
 from .quiet import first_line
 
 Ids = NDArray[np.int64]
@@ -39,8 +40,7 @@ def open_session(path: str | Path, *, threads: int | None = None, spinning: bool
     """
     import onnxruntime
 
-    if not Path(path).is_file():
-        raise SourceError(f"there is no ONNX file {path}: check the path")
+    onnx_file(Path(path))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # it writes to the terminal what it raises anyway
     if threads is not None:

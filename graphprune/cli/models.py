@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from ..device import placed
-from ..errors import FileFormatError, SourceError
+from ..errors import FileFormatError
 from ..export.directory import ABOUT, load
 from ..export.manifest import read_about
-from ..files import names_onnx
+from ..files import names_onnx, onnx_file
 from ..onnx import first_inputs, open_session
 from ..sources.adapter import find_base, is_adapter, put_on, tokenizer_place
 from ..sources.model import find_model, load_weights, loading_watched, tokenizer_in
@@ -94,9 +94,7 @@ def place_of(name: str) -> Path:
     """
     path = Path(name).expanduser()
     if names_onnx(path):
-        if not path.is_file():
-            raise SourceError(f"there is no ONNX file {path}: check the path")
-        return path.parent
+        return onnx_file(path).parent
     if is_adapter(path):
         return tokenizer_place(path, find_base(path, weights=False))
     return find_model(name, weights=False)
