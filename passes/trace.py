@@ -35,6 +35,7 @@ from ..errors import CaptureError
 from ..progress import Parts, Progress, calls_counted
 from ..rules.registry import bound_arguments
 from .capture_errors import explain_capture
+from .open_sizes import IntricateSizes, bounded_sizes
 from .repeat_blocks import find_repeats, put_back_repeats
 
 MODE_WRAPPERS = {
@@ -100,7 +101,8 @@ def trace(
 ) -> fx.GraphModule:
     """The graph of ``module(*args, **kwargs)``, parameters and buffers shared with the module.
 
-    With ``dynamic`` every dim of every input that has more than one position stays open where the module allows it.
+    With ``dynamic`` every dim of every input that has more than one position stays open where the module allows it, or
+    the first of each where following the others takes too long (``open_sizes.py``).
     With ``by_example`` branches on values are taken as these inputs take them, and the graph asserts that they are.
 
     Raises:
@@ -150,9 +152,16 @@ def _trace_repeats(
 
 
 def _export(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool) -> ExportedProgram:
-    shapes = _open_shapes(args, kwargs) if dynamic else None
-    with _named_forward(module, args, kwargs) if dynamic else contextlib.nullcontext():
-        return torch.export.export(module, args, dict(kwargs), strict=False, dynamic_shapes=shapes)
+    if not dynamic:
+        return torch.export.export(module, args, dict(kwargs), strict=False)
+    with _named_forward(module, args, kwargs):
+        try:
+            shapes = _open_shapes(args, kwargs)
+            with bounded_sizes(module):
+                return torch.export.export(module, args, dict(kwargs), strict=False, dynamic_shapes=shapes)
+        except IntricateSizes:
+            shapes = _open_shapes(args, kwargs, first_only=True)
+            return torch.export.export(module, args, dict(kwargs), strict=False, dynamic_shapes=shapes)
 
 
 def _graph_of(program: ExportedProgram) -> fx.GraphModule:
@@ -207,13 +216,14 @@ def _add(like: fx.Node, target: Any, *args: Any) -> fx.Node:
     return made
 
 
-def _open_shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """For every dim with more than one position: to be kept open, or found fixed, by torch.export."""
+def _open_shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any], *, first_only: bool = False) -> Any:
+    """For every dim with more than one position, or the first: to be kept open, or found fixed, by torch.export."""
 
     def shape(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return None
-        return {dim: torch.export.Dim.AUTO for dim, size in enumerate(value.shape) if size > 1}
+        sizes = value.shape[:1] if first_only else value.shape
+        return {dim: torch.export.Dim.AUTO for dim, size in enumerate(sizes) if size > 1}
 
     return tree_map(shape, {**{f"input{at}": value for at, value in enumerate(args)}, **kwargs})
 

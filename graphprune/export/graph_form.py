@@ -52,7 +52,7 @@ def write_program(graph: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[
     Raises:
         ExportError: torch can't capture the graph, or would pickle a part of it.
     """
-    free = _all_dims(args) + tuple(_all_dims(tuple(kwargs.values())))
+    free = _free_dims(graph, (*args, *kwargs.values()))
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -89,11 +89,19 @@ def pickles_in(file: Path) -> list[str]:
     return found
 
 
-def _all_dims(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """For each input its dims, all of them free where the graph allows it."""
-    found: tuple[Any, ...] = tree_map(
-        lambda value: dict.fromkeys(range(value.ndim), Dim.AUTO) if isinstance(value, Tensor) else None, inputs
-    )
+def _free_dims(graph: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """For each input the dims that may be free: those that were left open as the graph was captured, or else all."""
+    values = [node.meta.get("val") for node in graph.graph.find_nodes(op="placeholder")]
+    opened = [isinstance(size, torch.SymInt) for value in values if isinstance(value, Tensor) for size in value.shape]
+    tensors = iter(value for value in values if isinstance(value, Tensor))
+
+    def dims(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return None
+        shape = next(tensors).shape if any(opened) else value.shape
+        return {dim: Dim.AUTO for dim, size in enumerate(shape) if isinstance(size, torch.SymInt) or not any(opened)}
+
+    found: tuple[Any, ...] = tree_map(dims, inputs)
     return found
 
 

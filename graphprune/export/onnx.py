@@ -29,6 +29,7 @@ from ..compact import CompactModel
 from ..errors import DiskFullError, ExportError, FileFormatError, OutputExistsError
 from ..files import is_disk_full, require_directory_of
 from ..onnx import PAST, open_session
+from ..passes.open_sizes import IntricateSizes, bounded_sizes
 from ..passes.trace import inference_mode_of
 from ..pipeline import example_inputs
 from ..plan import PruningPlan
@@ -268,7 +269,7 @@ def _export(subject: Subject, name: str, opset: int, precision: Precision, parts
     with inference_mode_of(module), _batched_experts(module):
         for attempt in subject.free:
             try:
-                with exporting(module, parts):
+                with exporting(module, parts), bounded_sizes(module):
                     program: Any = torch.onnx.export(
                         module,
                         example[0],
@@ -283,7 +284,7 @@ def _export(subject: Subject, name: str, opset: int, precision: Precision, parts
                     )
                 with optimising(parts):
                     onnxscript.optimizer.optimize_ir(program.model)
-            except Exception as error:
+            except (Exception, IntricateSizes) as error:
                 reason = reason or _cause(error)
                 if attempt is subject.free[-1]:
                     raise ExportError(

@@ -484,7 +484,10 @@ def pad(call: Call) -> Result:
         axis = x.axes[dim]
         if before == after == 0:
             continue
-        if before < 0 or after < 0 or call.arguments.get("mode", "constant") != "constant":
+        if isinstance(before, fx.Node) or isinstance(after, fx.Node):
+            call.freeze(axis, "it is padded by what follows from other sizes")
+            result = result.replace(dim, call.fixed(call.shape[dim], "it is padded"), False)
+        elif before < 0 or after < 0 or call.arguments.get("mode", "constant") != "constant":
             call.freeze(axis, "it is padded with its own positions or cut by padding")
             result = result.replace(dim, call.fixed(call.shape[dim], "it is padded"), False)
         else:

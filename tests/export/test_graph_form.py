@@ -14,6 +14,7 @@ import graphprune as gp
 from graphprune.errors import ExportError, FileFormatError
 from graphprune.export.graph_form import PROGRAM, pickles_in
 
+from ..zoo.vision import VISION
 from .tiny import add_adapters, tiny_llama, tokens
 
 
@@ -41,6 +42,19 @@ def test_llama_with_head_dims_cut_is_saved_as_its_graph(tmp_path: Path) -> None:
     assert (report.form, report.difference) == ("graph", 0.0)
     loaded = gp.load(tmp_path / "out")
     assert loaded(input_ids=torch.randint(0, 50, (3, 11))).logits.shape[:2] == (3, 11)
+
+
+@pytest.mark.slow
+def test_images_in_windows_are_saved_with_an_open_batch(tmp_path: Path) -> None:
+    # to keep the sides of the images open too would take minutes here and hours in a real one
+    model, inputs = VISION["swin"]()
+    report = gp.save(gp.prune(model.eval(), kwargs=inputs, ratio=0.25), tmp_path / "out")
+    assert (report.form, report.difference) == ("graph", 0.0)
+    images = torch.randn(5, *inputs["pixel_values"].shape[1:])
+    loaded = gp.load(tmp_path / "out")(pixel_values=images).logits
+    program = torch.export.load(tmp_path / "out" / PROGRAM).module()(pixel_values=images)["logits"]
+    assert loaded.shape[0] == 5
+    torch.testing.assert_close(loaded, program)
 
 
 def test_a_plain_module_is_loaded_into_the_dense_one(tmp_path: Path) -> None:

@@ -101,3 +101,20 @@ def test_the_work_is_linear_in_the_graph() -> None:
 
     one, two, four = work(1), work(2), work(4)
     assert [c - b for b, c in zip(two, four, strict=True)] == [2 * (b - a) for a, b in zip(one, two, strict=True)]
+
+
+def test_padding_by_what_follows_from_an_open_size() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:  # [batch, length, 3], in windows of four
+            padded = nn.functional.pad(self.up(x), (0, 0, 0, -x.shape[1] % 4))
+            return self.down(padded.unflatten(1, (-1, 4)).relu())  # type: ignore[no-any-return]
+
+    traced = gp.trace(Windows(), torch.rand(2, 7, 3), dynamic=True)
+    assert [group.units for group in traced.groups.prunable] == [8]
+    compact = gp.rewrite(traced, gp.select(traced, gp.score(traced), ratio=0.4))
+    x = torch.rand(3, 11, 3)
+    torch.testing.assert_close(compact.graph(x), compact.module(x))
