@@ -112,22 +112,76 @@ def trace(
         warnings.simplefilter("ignore")
         parts = Parts(progress, {"run": 1, "make the graph": 1})  # both take torch.export about as long
         running = parts.part("run")
-        # blocks that are alike may still go different ways
-        captured = None if by_example else _trace_repeats(module, args, kwargs, dynamic, running)
-        if captured is None:
+        captured: fx.GraphModule | None = None
+        with _assignments_watched(module) as assigned:
             try:
-                following = _values_followed() if by_example else contextlib.nullcontext()
-                with following, calls_counted(module, running):
-                    program = _export(module, args, kwargs, dynamic)
-                if any(map(is_mutating, program.graph.nodes)):
-                    program = program.run_decompositions({})
-            except Exception as error:
-                why = explain_capture(module, args, kwargs, error, dynamic=dynamic, by_example=by_example)
-                raise CaptureError(why) from error
-            captured = _graph_of(program)
+                captured = _capture(module, args, kwargs, dynamic, by_example, running)
+            except CaptureError:
+                if not assigned:
+                    raise
+        if assigned or captured is None:  # the graph has what they were before
+            module(*args, **kwargs)
+            captured = _capture(module, args, kwargs, dynamic, by_example, running)
     tidy(captured)
     parts.end()
     return captured
+
+
+def _capture(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dynamic: bool,
+    by_example: bool,
+    progress: Progress | None,
+) -> fx.GraphModule:
+    # blocks that are alike may still go different ways
+    captured = None if by_example else _trace_repeats(module, args, kwargs, dynamic, progress)
+    if captured is not None:
+        return captured
+    try:
+        following = _values_followed() if by_example else contextlib.nullcontext()
+        with following, calls_counted(module, progress):
+            program = _export(module, args, kwargs, dynamic)
+        if any(map(is_mutating, program.graph.nodes)):
+            program = program.run_decompositions({})
+    except Exception as error:
+        why = explain_capture(module, args, kwargs, error, dynamic=dynamic, by_example=by_example)
+        raise CaptureError(why) from error
+    return _graph_of(program)
+
+
+@contextlib.contextmanager
+def _assignments_watched(module: nn.Module) -> Iterator[list[str]]:
+    """A list of the buffers to which a forward assigns another tensor within the context, as a first call may do.
+
+    torch.export forgets what was assigned.
+    """
+    owners = {path: child for path, child in module.named_modules() if any(True for _ in child.buffers(recurse=False))}
+    assigned: list[str] = []
+    before: dict[str, dict[str, torch.Tensor]] = {}
+
+    def note(path: str, child: nn.Module) -> None:
+        before[path] = dict(child.named_buffers(recurse=False))
+
+    def compare(path: str, child: nn.Module) -> None:
+        known = before.get(path, {})
+        buffers = child.named_buffers(recurse=False)
+        assigned.extend(f"{path}.{name}" for name, each in buffers if each is not known.get(name, each))
+
+    hooks = [
+        hook
+        for path, child in owners.items()
+        for hook in (
+            child.register_forward_pre_hook(lambda child, inputs, path=path: note(path, child)),
+            child.register_forward_hook(lambda child, inputs, outputs, path=path: compare(path, child)),
+        )
+    ]
+    try:
+        yield assigned
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _trace_repeats(

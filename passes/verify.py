@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import psutil
@@ -172,13 +173,13 @@ def prepare_check(
         try:
             dense_outputs = run_module(program, program.module, probes, dtype, parts.part("dense"))
             masked_outputs = run_module(program, program.module, masked, dtype, parts.part("masked"))
+            values = _graph_values(program, inference, masked, dtype)
+            graph_outputs = run_graph(program, program.graph, values, dtype, progress=parts.part("graph"))
         except (RuntimeError, TypeError, ValueError):
             if dtype is None:
                 raise
             continue  # the model mixes in types of its own: check it in its own types
         sliced = {name: slice_tensor(probe, masks[name]) for name, probe in probes.items()}
-        values = _graph_values(program, inference, masked, dtype)
-        graph_outputs = run_graph(program, program.graph, values, dtype, progress=parts.part("graph"))
         check_captured(masked_outputs, graph_outputs, TOLERANCE if dtype is not None else rounding_of(program.module))
         counted = cut_statistics(program, inference, keep) if statistics == "kept" else {}
         if counted:
@@ -435,7 +436,8 @@ def run_module(
 class _Promoting(TorchDispatchMode):
     """Runs every call with ``dtype`` in place of the floating types that it names: ``.float()`` changes nothing.
 
-    With :data:`WIDENED` halves among the arguments become that too, but for those that the call writes to.
+    Arguments of narrower types become that too (halves that were not cast, tables that are no buffers), but for those
+    that the call writes to.
     """
 
     def __init__(self, dtype: torch.dtype):
@@ -446,19 +448,22 @@ class _Promoting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # types are arguments of operators by themselves, never in lists
         args, kwargs = tuple(map(self._promote, args)), {name: self._promote(a) for name, a in (kwargs or {}).items()}
-        if self.dtype == WIDENED:
-            written = _written(func)
-            args = tuple(a if at in written else tree_map(_widen, a) for at, a in enumerate(args))
-            kwargs = {name: a if name in written else tree_map(_widen, a) for name, a in kwargs.items()}
+        written = _written(func)
+        args = tuple(a if at in written else tree_map(self._widen, a) for at, a in enumerate(args))
+        kwargs = {name: a if name in written else tree_map(self._widen, a) for name, a in kwargs.items()}
         return func(*args, **kwargs)
+
+    def _widen(self, value: Any) -> Any:
+        return widened(value, self.dtype)
 
     def _promote(self, value: Any) -> Any:
         return self.dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
 
 
-def _widen(value: Any) -> Any:
-    half = isinstance(value, Tensor) and value.is_floating_point() and value.dtype.itemsize < WIDENED.itemsize
-    return value.to(WIDENED) if half else value
+def widened(value: Any, dtype: torch.dtype) -> Any:
+    """A tensor of a narrower floating type in this one, and anything else as it is."""
+    narrow = isinstance(value, Tensor) and value.is_floating_point() and value.dtype.itemsize < dtype.itemsize
+    return value.to(dtype) if narrow else value
 
 
 def _written(operator: Any) -> set[int | str]:
@@ -606,7 +611,7 @@ def run_graph(
     if any(isinstance(inner, fx.GraphModule) for inner in list(graph.modules())[1:]):
         graph, mode = _promoted(graph, dtype), nullcontext()  # no dispatch mode goes into these
         if dtype == WIDENED:
-            values, inputs = tree_map(_widen, (dict(values), inputs))
+            values, inputs = tree_map(partial(widened, dtype=dtype), (dict(values), inputs))
     args, kwargs = inputs
     with torch.no_grad(), mode:
         return _tensors(_Substituted(graph, values, record, statistics or {}, progress).call(args, kwargs))

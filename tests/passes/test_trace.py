@@ -140,3 +140,27 @@ def test_a_part_of_a_model() -> None:
         "up_proj.weight[0]: a:80",
         "down_proj.weight[1]: a:80",
     ]
+
+
+@pytest.mark.parametrize("run_before", [False, True])
+def test_a_buffer_that_a_first_call_makes(run_before: bool) -> None:
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.up, self.where, self.down = nn.Linear(3, 8), nn.Linear(1, 8), nn.Linear(8, 2)
+            self.register_buffer("places", torch.zeros(1, 1), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.places.shape[0] != x.shape[0]:
+                self.places = torch.arange(float(x.shape[0]))[:, None]
+            return self.down((self.up(x) + self.where(self.places)).relu())  # type: ignore[no-any-return]
+
+    x, module = torch.rand(4, 3), Places()
+    if run_before:
+        module(x)
+    traced = gp.trace(module, x)
+    torch.testing.assert_close(traced.graph(x), module(x))
+    report = gp.rewrite(traced, gp.select(traced, gp.score(traced), ratio=0.4)).report
+    assert report is not None
+    assert report.dtype == "float64"
