@@ -27,7 +27,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import fx, nn
+from torch._subclasses import meta_utils
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
@@ -303,12 +305,22 @@ def _named_forward(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
             del module.forward
 
 
-def _values_followed() -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _values_followed() -> Iterator[None]:
     """Within the context torch.export computes the values of tensors too, and looks them up where it needs them."""
-    patched: contextlib.AbstractContextManager[Any] = torch._functorch.config.patch(
-        fake_tensor_propagate_real_tensors=True
-    )
-    return patched
+
+    def copy(dst: torch.Tensor, src: torch.Tensor | None) -> None:
+        # torch itself leaves the memory of a parameter as it finds it
+        if src is not None and type(src) in (torch.Tensor, nn.Parameter):
+            dst.copy_(src)
+
+    torchs = meta_utils._safe_copy
+    meta_utils._safe_copy = copy
+    try:
+        with torch._functorch.config.patch(fake_tensor_propagate_real_tensors=True):
+            yield
+    finally:
+        meta_utils._safe_copy = torchs
 
 
 @contextlib.contextmanager

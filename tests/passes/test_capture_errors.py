@@ -175,6 +175,22 @@ def test_the_way_that_the_inputs_take(function: Callable[[Tensor], Tensor]) -> N
     assert gp.prune(module, X, ratio=0.4, by_example=True).report is not None
 
 
+def test_the_way_that_the_weights_take() -> None:
+    class Signed(Ends):
+        def __init__(self) -> None:
+            super().__init__(torch.relu)
+            self.signs = nn.ParameterList(torch.full((1000,), sign * 3.0) for sign in (1, -1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for sign in self.signs:
+                x = 2 * x if sign.sum() == 3000 else x - 1
+            return super().forward(x)
+
+    module = Signed()
+    traced = gp.trace(module, X, by_example=True)
+    torch.testing.assert_close(traced.graph(X), module(X))
+
+
 def test_inputs_that_would_go_another_way_are_refused() -> None:
     class Marked(Ends):
         def forward(self, x: Tensor) -> Tensor:
