@@ -1,8 +1,8 @@
 """Prune the architectures of the zoo and write ``docs/architectures.md``: ``python tools/zoo_table.py [KIND …]``.
 
-KIND is ``language``, ``vision``, ``plain`` or ``timm`` (which needs timm and torchvision); without one all but ``timm``
-are run, with ``page`` none; ``vision:levit,cvt`` runs those two. What was found is kept in ``docs/architectures``, a
-file for each kind, so that what is not run stays as it is.
+KIND is ``language``, ``vision``, ``plain``, ``timm`` (which needs timm and torchvision) or ``every`` (model types of
+transformers, half an hour); without one the first three are run, with ``page`` none; ``vision:levit,cvt`` runs those
+two. What was found is kept in ``docs/architectures``, a file for each kind, so that what is not run stays as it is.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ KINDS = {
     "vision": "tests.zoo.vision:VISION",
     "plain": "tests.zoo.plain:PLAIN",
     "timm": "tests.zoo.timm_models:TIMM",
+    "every": "tests.zoo.every:EVERY",
 }
 TITLES = {
     "language": "Language models (transformers)",
@@ -169,8 +170,36 @@ def table(kind: str, rows: dict[str, Any]) -> list[str]:
     return lines
 
 
+def every_type(rows: dict[str, Any], version: str) -> list[str]:
+    """What became of all model types of transformers, in lists: there are too many for a table."""
+    built = {name: row for name, row in rows.items() if not (row["problem"] or "").startswith("it is not built")}
+    pruned = {name: row for name, row in built.items() if not row["problem"]}
+    whole = [row for row in pruned.values() if row["module_error"] is not None]
+    complete = [row for row in whole if row["module_groups"] == row["prunable"]]
+    error = max(row["graph_error"] for row in pruned.values())
+    lines = [
+        "",
+        "## Every model type of transformers",
+        "",
+        "`python tools/zoo_table.py every` makes the default config of each type small by one set of rules "
+        "(`tests/zoo/every.py`), none of them for one type, and does with the first class of that type what was done "
+        "with the rows above.",
+        "",
+        f"**Of {len(rows)} types (torch {version}) the rules give {len(built)} a model that runs. {len(pruned)} of "
+        f"these are pruned and verified, with a difference of at most {error:.0e}; {len(whole)} have a module form, "
+        f"{len(complete)} of them with every group.**",
+        "",
+    ]
+    lines += [f"- **{name}**: {short(row['problem'])}." for name, row in built.items() if name not in pruned]
+    lines += ["", f"Pruned: {', '.join(pruned)}.", ""]
+    names = ", ".join(name for name in rows if name not in built)
+    lines += [f"Sizes that do not fit together, too large, or another library is needed: {names}."]
+    return lines
+
+
 def document(stored: dict[str, Any]) -> str:
     """The page."""
+    every = stored.pop("every", None)
     kept = [row for part in stored.values() for row in part["rows"].values()]
     pruned = [row for row in kept if not row["problem"]]
     whole = [row for row in pruned if row["module_error"] is not None]
@@ -199,6 +228,8 @@ def document(stored: dict[str, Any]) -> str:
             part = stored[kind]
             lines += ["", f"## {title}", "", f"torch {part['torch']}, {len(part['rows'])} rows.", ""]
             lines += table(kind, part["rows"])
+    if every is not None:
+        lines += every_type(every["rows"], every["torch"])
     lines += ["", "## Below what a person would prune", ""]
     lines += [f"- **{name}**: {BELOW[name]}" for name in below] or ["None."]
     lines += ["", "## Why the module form has fewer groups", "", "Of language models; the graph form cuts all of them."]
@@ -215,7 +246,7 @@ def main(kinds: list[str]) -> None:
     for each in kinds:
         kind, _, chosen = each.partition(":")
         run(kind, chosen.split(",") if chosen else [])
-    files = {kind: KEPT / f"{kind}.json" for kind in TITLES}
+    files = {kind: KEPT / f"{kind}.json" for kind in KINDS}
     stored = {kind: json.loads(file.read_text()) for kind, file in files.items() if file.exists()}
     (ROOT / "docs/architectures.md").write_text(document(stored))
 
