@@ -52,4 +52,5 @@ def bounded_sizes(module: nn.Module) -> Iterator[None]:
 
 
 def _is_intricate(size: Any) -> bool:
-    return isinstance(size, torch.SymInt) and bool(size.node.expr.count_ops() > OPERATIONS)
+    expression = getattr(size.node, "expr", None) if isinstance(size, torch.SymInt) else None
+    return expression is not None and bool(expression.count_ops() > OPERATIONS)
