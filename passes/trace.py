@@ -110,7 +110,7 @@ def trace(
     Raises:
         CaptureError: ``torch.export`` can't capture the module with these inputs.
     """
-    with inference_mode_of(module), warnings.catch_warnings(), _quiet_export():
+    with inference_mode_of(module), warnings.catch_warnings(), _quiet_export(), _idle_moves_skipped():
         warnings.simplefilter("ignore")
         parts = Parts(progress, {"run": 1, "make the graph": 1})  # both take torch.export about as long
         running = parts.part("run")
@@ -303,6 +303,28 @@ def _named_forward(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
             module.forward = forward
         else:
             del module.forward
+
+
+@contextlib.contextmanager
+def _idle_moves_skipped() -> Iterator[None]:
+    """Within the context ``module.to(…)`` does nothing where nothing has to move, as routers call it in their forward.
+
+    While they are captured torch can't put parameters in the place of others, not even of themselves.
+    """
+    move = nn.Module.to
+
+    def to(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        tensors = [*module.parameters(), *module.buffers()]
+        there = all(device in (None, each.device) for each in tensors)
+        same = all(dtype in (None, each.dtype) for each in tensors if each.is_floating_point())
+        return module if there and same else move(module, *args, **kwargs)
+
+    nn.Module.to = to  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.to = move  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

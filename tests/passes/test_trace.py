@@ -164,3 +164,19 @@ def test_a_buffer_that_a_first_call_makes(run_before: bool) -> None:
     report = gp.rewrite(traced, gp.select(traced, gp.score(traced), ratio=0.4)).report
     assert report is not None
     assert report.dtype == "float64"
+
+
+def test_a_layer_that_is_moved_to_where_it_is() -> None:
+    class Moves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.up = self.up.to(x.dtype)
+            return self.down(self.up(x).relu())  # type: ignore[no-any-return]
+
+    x, module = torch.rand(4, 3), Moves()
+    traced = gp.trace(module, x)
+    torch.testing.assert_close(traced.graph(x), module(x))
+    assert nn.Module.to.__module__ == "torch.nn.modules.module"

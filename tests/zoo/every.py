@@ -109,7 +109,7 @@ OTHERWISE: tuple[Mapping[str, int | None], ...] = (
 )
 """Sizes that hang together in other ways, tried in turn; None leaves what the config says."""
 
-LARGEST = 60_000_000
+LARGEST = 5_000_000
 """Parameters; what is larger takes minutes."""
 
 BLOCKS = ("layer_types", "layers_block_type", "mlp_layer_types")
