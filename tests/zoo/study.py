@@ -84,7 +84,10 @@ def study(name: str, entry: Entry) -> Row:
         by_example = "by_example=True" in str(error)
         if not by_example:
             return Row(name, f"it is not traced: {_line(error)}")
-        traced = gp.trace(model, (), inputs, by_example=True)
+        try:
+            traced = gp.trace(model, (), inputs, by_example=True)
+        except gp.GraphPruneError as other:
+            return Row(name, f"it is not traced: {_line(other)}")
     groups = traced.groups.prunable
     cost = parameter_cost(traced)
     whole = cost({})
