@@ -164,12 +164,14 @@ def _assignments_watched(module: nn.Module) -> Iterator[list[str]]:
     before: dict[str, dict[str, torch.Tensor]] = {}
 
     def note(path: str, child: nn.Module) -> None:
-        before[path] = dict(child.named_buffers(recurse=False))
+        if not torch.compiler.is_dynamo_compiling():  # which would have to capture what is done here
+            before[path] = dict(child.named_buffers(recurse=False))
 
     def compare(path: str, child: nn.Module) -> None:
-        known = before.get(path, {})
-        buffers = child.named_buffers(recurse=False)
-        assigned.extend(f"{path}.{name}" for name, each in buffers if each is not known.get(name, each))
+        if not torch.compiler.is_dynamo_compiling():
+            known = before.get(path, {})
+            buffers = child.named_buffers(recurse=False)
+            assigned.extend(f"{path}.{name}" for name, each in buffers if each is not known.get(name, each))
 
     hooks = [
         hook

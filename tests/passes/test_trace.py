@@ -180,3 +180,18 @@ def test_a_layer_that_is_moved_to_where_it_is() -> None:
     traced = gp.trace(module, x)
     torch.testing.assert_close(traced.graph(x), module(x))
     assert nn.Module.to.__module__ == "torch.nn.modules.module"
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_condition_over_modules_with_buffers(dynamic: bool) -> None:
+    class Chooses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.norm, self.down = nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            branches = (lambda a: self.norm(self.up(a)).relu(), lambda a: self.norm(self.up(a)).tanh())
+            return self.down(torch.cond(x.sum() > 0, *branches, (x,)))  # type: ignore[no-any-return]
+
+    x, module = torch.rand(4, 3), Chooses().eval()
+    torch.testing.assert_close(gp.trace(module, x, dynamic=dynamic).graph(x), module(x))
