@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig
 
 import graphprune as gp
+from graphprune import adapters
 from graphprune.adapters import adapter_layers, merge_adapters, merged_copy, plain_modules, without_adapters
 from graphprune.errors import PlanError, RewriteError
 
@@ -110,6 +111,13 @@ def test_plan_that_cuts_a_rank_is_refused() -> None:
         f"the plan cuts {name}, the rank of an adapter, which is gone once the adapter is merged: keep the adapters, "
         'with gp.rewrite(traced, plan, adapters="keep"), or make a plan without lora_rank'
     )
+
+
+def test_rounding_is_told_by_what_the_adapters_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a deep model makes more of it than of the rounding of one type
+    monkeypatch.setattr(adapters, "rounding_of", lambda module: 0.0)
+    test_merged_model_computes_the_same(True)
+    test_adapter_of_a_tied_weight_is_not_merged()
 
 
 def test_adapter_of_a_tied_weight_is_not_merged() -> None:
