@@ -48,11 +48,16 @@ def stand_ins(page: str, directory: Path, patch: pytest.MonkeyPatch) -> dict[str
     return {"__name__": "__main__", "gp": gp, "torch": torch, "Path": Path, **names}
 
 
-def readme(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
-    file = directory / "MODEL" / "tokenizer.json"
+def split_as_gpt2(directory: Path) -> None:
+    """Let the tokenizer of a model split text as GPT-2's does, which GGUF has a name for."""
+    file = directory / "tokenizer.json"
     tokenizer = json.loads(file.read_text(encoding="utf-8"))
-    tokenizer["pre_tokenizer"]["use_regex"] = True  # splits text as GPT-2 does, which GGUF has a name for
+    tokenizer["pre_tokenizer"]["use_regex"] = True
     file.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+def readme(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    split_as_gpt2(directory / "MODEL")
     return {"model": language_model(), "ids": ids(), **adapted_training()}
 
 
@@ -65,6 +70,7 @@ def big_checkpoints(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any
 
 
 def command_line(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    split_as_gpt2(directory / "MODEL")
     save_tiny_llama(directory / "HuggingFaceTB" / "SmolLM2-135M-Instruct", num_hidden_layers=8)
     return {}
 
