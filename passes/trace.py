@@ -159,28 +159,22 @@ def _assignments_watched(module: nn.Module) -> Iterator[list[str]]:
 
     torch.export forgets what was assigned.
     """
-    owners = {path: child for path, child in module.named_modules() if any(True for _ in child.buffers(recurse=False))}
+    owners = [child for child in module.modules() if any(True for _ in child.buffers(recurse=False))]
     assigned: list[str] = []
-    before: dict[str, dict[str, torch.Tensor]] = {}
+    before: dict[nn.Module, dict[str, torch.Tensor]] = {}
 
-    def note(path: str, child: nn.Module) -> None:
+    def note(child: nn.Module, inputs: Any) -> None:
         if not torch.compiler.is_dynamo_compiling():  # which would have to capture what is done here
-            before[path] = dict(child.named_buffers(recurse=False))
+            before[child] = dict(child.named_buffers(recurse=False))
 
-    def compare(path: str, child: nn.Module) -> None:
+    def compare(child: nn.Module, inputs: Any, outputs: Any) -> None:
         if not torch.compiler.is_dynamo_compiling():
-            known = before.get(path, {})
+            known = before.get(child, {})
             buffers = child.named_buffers(recurse=False)
-            assigned.extend(f"{path}.{name}" for name, each in buffers if each is not known.get(name, each))
+            assigned.extend(name for name, each in buffers if each is not known.get(name, each))
 
-    hooks = [
-        hook
-        for path, child in owners.items()
-        for hook in (
-            child.register_forward_pre_hook(lambda child, inputs, path=path: note(path, child)),
-            child.register_forward_hook(lambda child, inputs, outputs, path=path: compare(path, child)),
-        )
-    ]
+    hooks = [child.register_forward_pre_hook(note) for child in owners]
+    hooks += [child.register_forward_hook(compare) for child in owners]
     try:
         yield assigned
     finally:

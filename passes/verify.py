@@ -448,13 +448,10 @@ class _Promoting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # types are arguments of operators by themselves, never in lists
         args, kwargs = tuple(map(self._promote, args)), {name: self._promote(a) for name, a in (kwargs or {}).items()}
-        written = _written(func)
-        args = tuple(a if at in written else tree_map(self._widen, a) for at, a in enumerate(args))
-        kwargs = {name: a if name in written else tree_map(self._widen, a) for name, a in kwargs.items()}
+        written, widen = _written(func), partial(widened, dtype=self.dtype)
+        args = tuple(a if at in written else tree_map(widen, a) for at, a in enumerate(args))
+        kwargs = {name: a if name in written else tree_map(widen, a) for name, a in kwargs.items()}
         return func(*args, **kwargs)
-
-    def _widen(self, value: Any) -> Any:
-        return widened(value, self.dtype)
 
     def _promote(self, value: Any) -> Any:
         return self.dtype if isinstance(value, torch.dtype) and value.is_floating_point else value

@@ -170,13 +170,19 @@ def table(kind: str, rows: dict[str, Any]) -> list[str]:
     return lines
 
 
+def outcomes(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], ...]:
+    """The rows that are pruned, of these those with a module form, and of these those that it has every group of."""
+    pruned = [row for row in rows if not row["problem"]]
+    whole = [row for row in pruned if row["module_error"] is not None]
+    return pruned, whole, [row for row in whole if row["module_groups"] == row["prunable"]]
+
+
 def every_type(rows: dict[str, Any], version: str) -> list[str]:
     """What became of all model types of transformers, in lists: there are too many for a table."""
     built = {name: row for name, row in rows.items() if not (row["problem"] or "").startswith("it is not built")}
-    pruned = {name: row for name, row in built.items() if not row["problem"]}
-    whole = [row for row in pruned.values() if row["module_error"] is not None]
-    complete = [row for row in whole if row["module_groups"] == row["prunable"]]
-    error = max(row["graph_error"] for row in pruned.values())
+    pruned, whole, complete = outcomes(list(built.values()))
+    names = [row["name"] for row in pruned]
+    error = max(row["graph_error"] for row in pruned)
     lines = [
         "",
         "## Every model type of transformers",
@@ -190,10 +196,10 @@ def every_type(rows: dict[str, Any], version: str) -> list[str]:
         f"{len(complete)} of them with every group.**",
         "",
     ]
-    lines += [f"- **{name}**: {short(row['problem'])}." for name, row in built.items() if name not in pruned]
-    lines += ["", f"Pruned: {', '.join(pruned)}.", ""]
-    names = ", ".join(name for name in rows if name not in built)
-    lines += [f"Sizes that do not fit together, too large, or another library is needed: {names}."]
+    lines += [f"- **{name}**: {short(row['problem'])}." for name, row in built.items() if row["problem"]]
+    lines += ["", f"Pruned: {', '.join(names)}.", ""]
+    others = ", ".join(name for name in rows if name not in built)
+    lines += [f"Sizes that do not fit together, too large, or another library is needed: {others}."]
     return lines
 
 
@@ -201,9 +207,7 @@ def document(stored: dict[str, Any]) -> str:
     """The page."""
     every = stored.pop("every", None)
     kept = [row for part in stored.values() for row in part["rows"].values()]
-    pruned = [row for row in kept if not row["problem"]]
-    whole = [row for row in pruned if row["module_error"] is not None]
-    complete = [row for row in whole if row["module_groups"] == row["prunable"]]
+    pruned, whole, complete = outcomes(kept)
     below = [row["name"] for row in kept if row["name"] in BELOW]
     lines = [
         "# Architectures",

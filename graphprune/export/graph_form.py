@@ -92,14 +92,16 @@ def pickles_in(file: Path) -> list[str]:
 def _free_dims(graph: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """For each input the dims that may be free: those that were left open as the graph was captured, or else all."""
     values = [node.meta.get("val") for node in graph.graph.find_nodes(op="placeholder")]
-    opened = [isinstance(size, torch.SymInt) for value in values if isinstance(value, Tensor) for size in value.shape]
-    tensors = iter(value for value in values if isinstance(value, Tensor))
+    shapes = [value.shape for value in values if isinstance(value, Tensor)]
+    opened = any(isinstance(size, torch.SymInt) for shape in shapes for size in shape)
+    captured = iter(shapes)
 
     def dims(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return None
-        shape = next(tensors).shape if any(opened) else value.shape
-        return {dim: Dim.AUTO for dim, size in enumerate(shape) if isinstance(size, torch.SymInt) or not any(opened)}
+        if not opened:
+            return dict.fromkeys(range(value.ndim), Dim.AUTO)
+        return {dim: Dim.AUTO for dim, size in enumerate(next(captured)) if isinstance(size, torch.SymInt)}
 
     found: tuple[Any, ...] = tree_map(dims, inputs)
     return found

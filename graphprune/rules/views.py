@@ -484,11 +484,13 @@ def pad(call: Call) -> Result:
         axis = x.axes[dim]
         if before == after == 0:
             continue
+        reason: str | None = None
         if isinstance(before, fx.Node) or isinstance(after, fx.Node):
-            call.freeze(axis, "it is padded by what follows from other sizes")
-            result = result.replace(dim, call.fixed(call.shape[dim], "it is padded"), False)
+            reason = "it is padded by what follows from other sizes"
         elif before < 0 or after < 0 or call.arguments.get("mode", "constant") != "constant":
-            call.freeze(axis, "it is padded with its own positions or cut by padding")
+            reason = "it is padded with its own positions or cut by padding"
+        if reason is not None:
+            call.freeze(axis, reason)
             result = result.replace(dim, call.fixed(call.shape[dim], "it is padded"), False)
         else:
             edges = [call.fixed(width, "it is padding") if width else concat() for width in (before, after)]

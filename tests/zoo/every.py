@@ -15,7 +15,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto import modeling_auto
 
-from .language import Entry
+from .language import Entry, fill_zeros
 
 KINDS = (
     "CAUSAL_LM",
@@ -155,9 +155,7 @@ def _built(model_class: Any, config: Any, sizes: Mapping[str, int | None]) -> tu
     if size > LARGEST:
         raise ValueError(f"it has {size:,} parameters, more than {LARGEST:,}")
     model = model_class._from_config(config).eval().float()
-    for parameter in model.parameters():
-        if parameter.ndim > 1 and not parameter.any():  # what is zero at first would hide what comes before
-            nn.init.normal_(parameter, std=0.1)
+    fill_zeros(model)
     inputs = _inputs(model, config)
     with torch.no_grad():
         model(**inputs)

@@ -14,6 +14,13 @@ Entry = Callable[[], tuple[nn.Module, dict[str, Any]]]
 VOCABULARY = 97
 
 
+def fill_zeros(model: nn.Module) -> None:
+    """Give values to weights that are zero at first, such as those of a head: they would hide what comes before."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+
+
 def ids(*shape: int) -> torch.Tensor:
     """Token ids."""
     return torch.randint(3, VOCABULARY, shape or (3, 11), generator=torch.Generator().manual_seed(0))

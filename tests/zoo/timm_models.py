@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .language import Entry
+from .language import Entry, fill_zeros
 from .vision import image
 
 
@@ -22,9 +22,7 @@ def timm(name: str, size: int = 64, **options: Any) -> Entry:
 
         torch.manual_seed(0)
         model = create_model(name, num_classes=10, **options).eval()
-        for parameter in model.parameters():
-            if parameter.ndim > 1 and not parameter.any():  # a head that is zero at first would hide what comes before
-                torch.nn.init.normal_(parameter, std=0.1)
+        fill_zeros(model)
         return model, {"x": image(size)}
 
     return entry
