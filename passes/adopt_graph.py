@@ -20,7 +20,8 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from ..errors import CaptureError
-from .trace import is_mutating, tidy
+from .functional_writes import is_mutating
+from .trace import tidy
 
 OPERATORS = (torch._ops.OpOverload, torch._ops.HigherOrderOperator)
 

@@ -2,7 +2,7 @@
 
 1. The module is exported in eval mode, without gradients and without a key/value cache, which is state and no output.
 2. Higher-order operators that only set a mode (gradients, autocast) are replaced by the graph that they wrap.
-3. In-place operators, where there are any, are made functional.
+3. In-place operators, where there are any, are made functional (see ``functional_writes.py``).
 4. Assertions about types and devices are dropped: they compute nothing.
 5. Views become reshapes: whether a view is possible depends on strides, and those depend on sizes that change. A shape
    that is said to be another tensor's is written out: nothing else is the same in the two.
@@ -37,6 +37,7 @@ from ..errors import CaptureError
 from ..progress import Parts, Progress, calls_counted
 from ..rules.registry import bound_arguments
 from .capture_errors import explain_capture
+from .functional_writes import write_anew
 from .open_sizes import IntricateSizes, bounded_sizes
 from .repeat_blocks import find_repeats, put_back_repeats
 
@@ -145,12 +146,14 @@ def _capture(
         following = _values_followed() if by_example else contextlib.nullcontext()
         with following, calls_counted(module, progress):
             program = _export(module, args, kwargs, dynamic)
-        if any(map(is_mutating, program.graph.nodes)):
-            program = program.run_decompositions({})
+        captured = _graph_of(program)
+        inline_mode_wrappers(captured)
+        if not write_anew(captured.graph):
+            captured = _graph_of(program.run_decompositions({}))
     except Exception as error:
         why = explain_capture(module, args, kwargs, error, dynamic=dynamic, by_example=by_example)
         raise CaptureError(why) from error
-    return _graph_of(program)
+    return captured
 
 
 @contextlib.contextmanager
@@ -195,7 +198,7 @@ def _trace_repeats(
             program = _export(module, args, kwargs, dynamic)
         captured = _graph_of(program)
         inline_mode_wrappers(captured)
-        if any(map(is_mutating, captured.graph.nodes)):
+        if not write_anew(captured.graph):
             return None  # what a block writes into its inputs is not seen through the marks
         put_back_repeats(captured, repeats)
     except Exception:
@@ -356,11 +359,6 @@ def _quiet_export() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def is_mutating(node: fx.Node) -> bool:
-    """Whether a call changes one of its operands."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
 def _copy_into(graph: fx.Graph, inner: fx.Graph, values: Sequence[Any]) -> Any:
     """Copy the calls of a graph into another, with ``values`` for its inputs; gives what it returns."""
     given = iter(values)
@@ -382,9 +380,10 @@ def inline_mode_wrappers(captured: fx.GraphModule) -> None:
         if name not in MODE_WRAPPERS:
             continue
         at = MODE_WRAPPERS[name]
-        inner = captured.get_submodule(node.args[at].target)
+        reference = node.args[at]
+        inner = captured.get_submodule(reference.target)
         if not isinstance(inner, fx.GraphModule):
-            raise CaptureError(f"{name} runs {node.args[at].target}, which is not a graph")
+            raise CaptureError(f"{name} runs {reference.target}, which is not a graph")
         inline_mode_wrappers(inner)
         with captured.graph.inserting_before(node):
             result = _copy_into(captured.graph, inner.graph, node.args[at + 1 :])
@@ -394,3 +393,5 @@ def inline_mode_wrappers(captured: fx.GraphModule) -> None:
             user.replace_all_uses_with(result[user.args[1]])
             captured.graph.erase_node(user)
         captured.graph.erase_node(node)
+        if not reference.users:
+            captured.graph.erase_node(reference)

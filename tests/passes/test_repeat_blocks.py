@@ -83,6 +83,13 @@ class Writing(Block):
         return super().forward(x)
 
 
+class WritingInside(Block):
+    """Changes a value of its own."""
+
+    def forward(self, x: Tensor, *_: Any) -> Any:
+        return super().forward(x).add_(x)
+
+
 class Taking(Block):
     """Takes a tensor that it was not given."""
 
@@ -212,8 +219,9 @@ def test_the_graph_is_that_of_blocks_captured_singly(
         shared(Stack(*blocks())),
         Stack(*blocks(count=6)),
         Stack(*(nn.Sequential(Block(0)) for _ in range(5))),
+        Stack(*blocks(WritingInside)),
     ],
-    ids=["list", "sequence", "residual", "shared", "longer", "blocks of blocks"],
+    ids=["list", "sequence", "residual", "shared", "longer", "blocks of blocks", "in place"],
 )
 def test_of_blocks_that_are_alike_two_are_captured(module: nn.Module) -> None:
     assert runs(module) == 2

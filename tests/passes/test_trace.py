@@ -26,6 +26,16 @@ class Modes(nn.Linear):
             return y.relu() + 1
 
 
+class MadeInside(nn.Sequential):
+    """Makes numbers where autocast is off, as rotary positions are made."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = self[0](input)
+        with torch.autocast("cuda", enabled=False):
+            places = torch.linspace(-1, 1, len(y))[:, None] + torch.arange(len(y))[:, None]
+        return self[1](y * places)  # type: ignore[no-any-return]
+
+
 class InPlace(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         y = super().forward(input)
@@ -47,6 +57,11 @@ def test_the_graph_is_flat_and_functional(module: nn.Module) -> None:
     traced = gp.trace(module, (X,))
     assert torch.equal(traced.graph(X), module(X))
     assert not any("wrap" in name or name.split(".")[-2].endswith("_") for name in operators(traced))
+
+
+def test_what_is_made_in_another_mode_is_made_anew() -> None:
+    module = MadeInside(nn.Linear(3, 8), nn.Linear(8, 2))
+    assert gp.prune(module, (X,), ratio=0.3).report is not None
 
 
 def test_views_become_reshapes() -> None:
