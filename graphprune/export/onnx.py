@@ -37,7 +37,15 @@ from ..progress import Parts, Progress, Watched
 from ..quiet import first_line, quietly
 from ..version import __version__
 from .onnx_check import Agreement, Inputs, compare, describe, feeds
-from .onnx_graph import describe_origin, drop_notes, drop_unused, name_dims, share_transposes
+from .onnx_graph import (
+    describe_origin,
+    drop_idle_squeezes,
+    drop_notes,
+    drop_unused,
+    name_dims,
+    share_transposes,
+    tiny_terms_kept,
+)
 from .onnx_parts import Part, Subject, decoder, encoder, whole, with_cache
 from .onnx_quantise import quantise
 from .onnx_watch import SHARES, exporting, optimising
@@ -134,7 +142,7 @@ def export_onnx(
                 notes.append(f"{kept:.0%} of the weights are no matrices of products and stay in single precision")
         describe_origin(program.model, _facts(model, plan, precision))
     clock["check"] = time.perf_counter()
-    notes += [reason] if reason is not None else []
+    notes += [each for each in (subject.note, reason) if each is not None]
     checked: list[Mapping[str, tuple[int, ...]]] = []
     differences: list[Agreement] = []
     with _published(path) as temporary:
@@ -282,7 +290,8 @@ def _export(subject: Subject, name: str, opset: int, precision: Precision, parts
                         optimize=False,
                         verbose=False,
                     )
-                with optimising(parts):
+                drop_idle_squeezes(program.model)
+                with optimising(parts), tiny_terms_kept(program.model):
                     onnxscript.optimizer.optimize_ir(program.model)
             except (Exception, IntricateSizes) as error:
                 reason = reason or _cause(error)

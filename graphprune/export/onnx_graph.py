@@ -1,5 +1,12 @@
 """Tidying an ONNX graph before it is written.
 
+Before it is optimised:
+
+1. A squeeze of a dim with several positions, which does nothing in torch and is an error in ONNX, is left out.
+2. Numbers close to zero that are added are out of the optimiser's sight, which takes them for zero.
+
+After that:
+
 1. A weight that is there twice, once transposed (tied embeddings), is kept once.
 2. What nothing reads is dropped, and so are notes of the exporter.
 3. Free dims get the names that were asked for, where torch gave them others.
@@ -9,7 +16,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +28,53 @@ from .onnx_check import Inputs, is_spec
 
 SHARED_BYTES = 1 << 16
 """Weights below this size are not searched for transposed copies."""
+
+TINY = 1e-6
+"""onnxscript takes additions of less than 1e-8 for additions of nothing."""
+
+
+def drop_idle_squeezes(model: Any) -> None:
+    """Leave out each squeeze of dims that all have several positions."""
+    import onnx_ir as ir
+
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        value, axes = (*node.inputs, None, None)[:2]
+        if node.op_type != "Squeeze" or value is None or value.shape is None or axes is None:
+            continue
+        named = ir.convenience.get_const_tensor(axes)
+        sizes = [] if named is None else [value.shape[int(axis)] for axis in np.atleast_1d(named.numpy())]
+        if sizes and all(isinstance(size, int) and size != 1 for size in sizes):
+            ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)
+
+
+@contextmanager
+def tiny_terms_kept(model: Any) -> Iterator[None]:
+    """Within the context numbers close to zero that are added or subtracted are inputs of the graph.
+
+    Such a number may be all that stands between a division and zero::
+
+        x / (y + 1e-15)      is not      x / y
+    """
+    import onnx_ir as ir
+
+    graph = model.graph
+    hidden: list[tuple[Any, Any]] = []
+    for node in list(graph):
+        for index, value in enumerate(node.inputs if node.op_type in ("Add", "Sub") else ()):
+            number = None if value is None else ir.convenience.get_const_tensor(value)
+            if number is None or number.size != 1 or not 0 < abs(float(number.numpy().item())) < TINY:
+                continue
+            stand_in = ir.val(f"tiny_{len(hidden)}", dtype=number.dtype, shape=list(number.numpy().shape))
+            node.replace_input_with(index, stand_in)
+            graph.inputs.append(stand_in)
+            hidden.append((stand_in, number))
+    try:
+        yield
+    finally:
+        for stand_in, number in hidden:
+            graph.inputs.remove(stand_in)
+            stand_in.const_value = number
+            graph.register_initializer(stand_in)
 
 
 def share_transposes(model: Any) -> None:

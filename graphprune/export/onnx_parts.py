@@ -46,7 +46,7 @@ class Subject:
 
     ``free`` are the dims of the inputs that may be free, most of them first, None for none. ``inputs`` is None where
     they have the names of the module's own arguments. ``samples`` gives the inputs to compare on, for the ``free`` that
-    torch took.
+    torch took. ``note`` says which sizes are fixed before torch has tried.
     """
 
     module: nn.Module
@@ -56,6 +56,7 @@ class Subject:
     outputs: tuple[str, ...]
     samples: Callable[[Any], list[Inputs]]
     remedy: str = "Check that torch.export captures it, or export the sub-module that you need"
+    note: str | None = None
 
 
 def whole(module: nn.Module, example: Inputs, dynamic: bool) -> Subject:
@@ -64,10 +65,9 @@ def whole(module: nn.Module, example: Inputs, dynamic: bool) -> Subject:
     Raises:
         ExportError: it does not run on them.
     """
-    example = _two_of_each(example) if dynamic else example
+    example, note = _with_room(module, example) if dynamic else (example, None)
     try:
-        with inference_mode_of(module):
-            outputs = module(*example[0], **example[1])
+        outputs = _run(module, example)
     except Exception as error:
         raise ExportError(
             f"{type(module).__name__} does not run on the example inputs ({first_line(error)}): pass inputs=… that "
@@ -82,7 +82,13 @@ def whole(module: nn.Module, example: Inputs, dynamic: bool) -> Subject:
         None,
         tuple(_output_names(outputs)),
         lambda free: samples(module, example, free),
+        note=note,
     )
+
+
+def _run(module: nn.Module, example: Inputs) -> Any:
+    with inference_mode_of(module):
+        return module(*example[0], **example[1])
 
 
 def encoder(model: nn.Module, example: Inputs, dynamic: bool) -> Subject:
@@ -159,7 +165,7 @@ def decoder(model: nn.Module, example: Inputs, dynamic: bool, *, cache: bool) ->
         return _with_cache(_BehindEncoder(model), given, type(model).__name__, masked=False)
     module = _LogitsOnly(_BehindEncoder(model))
     found = whole(module, ((), given), dynamic)
-    if not dynamic:
+    if not dynamic or found.note is not None:
         return found
     free = {"input_ids": {0: "batch", 1: "sequence"}, "encoder_hidden_states": {0: "batch", 1: "encoder_sequence"}}
     free["encoder_attention_mask"] = dict(free["encoder_hidden_states"])
@@ -294,15 +300,23 @@ def _named_only(model: nn.Module, example: Inputs) -> dict[str, Any]:
 
 
 def _dims(value: Any, sizes: dict[tuple[str, int], str]) -> dict[int, str] | None:
-    """The dims of one input that may be free, with names; ``sizes`` holds the names given so far."""
+    """The dims of one input that may be free, with names; ``sizes`` holds the names given so far.
+
+    Torch takes a size of one for one that stays.
+    """
     if not isinstance(value, Tensor):
         return None
-    known = DYNAMIC_NAMES[:1] if value.is_floating_point() else DYNAMIC_NAMES
     names: dict[int, str] = {}
-    for dim, (name, size) in enumerate(zip(known, value.shape, strict=False)):
-        others = [key for key in sizes if key[0] == name]
-        names[dim] = sizes.setdefault((name, size), name if not others else f"{name}_{len(others) + 1}")
+    for dim, (name, size) in enumerate(zip(_named_dims(value), value.shape, strict=False)):
+        if size != 1:
+            others = [key for key in sizes if key[0] == name]
+            names[dim] = sizes.setdefault((name, size), name if not others else f"{name}_{len(others) + 1}")
     return names
+
+
+def _named_dims(value: Tensor) -> tuple[str, ...]:
+    """What the first dims of an input are called; features and pixels have as many positions as the model has."""
+    return DYNAMIC_NAMES[:1] if value.is_floating_point() else DYNAMIC_NAMES
 
 
 def _batch_only(spec: Any) -> Any:
@@ -312,13 +326,25 @@ def _batch_only(spec: Any) -> Any:
     return tree_map(first, spec, is_leaf=is_spec)
 
 
+def _with_room(module: nn.Module, example: Inputs) -> tuple[Inputs, str | None]:
+    """Inputs whose free dims have at least two positions; or these, and why, where the module does not run on such."""
+    wider = _two_of_each(example)
+    try:
+        _run(module, wider)
+    except Exception as error:
+        return example, f"sizes of one could not be left free: {first_line(error)}"
+    return wider, None
+
+
 def _two_of_each(example: Inputs) -> Inputs:
-    """Inputs whose free dims have at least two positions: torch takes a size of one for one that stays."""
-    sizes: dict[tuple[str, int], str] = {}
+    """Inputs whose free dims have at least two positions."""
 
     def widen(value: Any) -> Any:
-        dims = _dims(value, sizes) or {}
-        return resized(value, {dim: 2 for dim in dims if value.shape[dim] == 1}) if dims else value
+        if not isinstance(value, Tensor):
+            return value
+        sizes = zip(_named_dims(value), value.shape, strict=False)
+        ones = {dim: 2 for dim, (_, size) in enumerate(sizes) if size == 1}
+        return resized(value, ones) if ones else value
 
     args, kwargs = tree_map(widen, example)
     return args, kwargs

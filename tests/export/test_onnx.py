@@ -86,6 +86,43 @@ def test_graph_form_has_the_sizes_of_the_trace(tmp_path: Path) -> None:
     assert "not all sizes could be left free" in str(report.note)
 
 
+class TinyTerms(nn.Module):
+    """What it adds keeps zeros from being divided by zeros, and what it squeezes has several positions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept = x.relu().squeeze(1)
+        return kept / (kept.sum(dim=-1, keepdim=True) + 1e-15) + kept / (1e-30 + kept.sum(dim=-1, keepdim=True))
+
+
+def test_what_is_close_to_zero_is_added_and_idle_squeezes_are_left_out(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 4)
+    x[0, 0] = -1
+    report = gp.export_onnx(TinyTerms(), tmp_path / "model.onnx", inputs={"x": x})
+    assert report.inputs == {"x": ("batch", 3, 4)}
+    assert max(report.difference) < 1e-6
+
+
+class OneAtATime(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 8)
+        self.outer = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        folded: torch.Tensor = self.inner(x).relu().reshape(1, 4, 8)
+        return self.outer(folded) + ids.sum()
+
+
+def test_graph_form_of_one_row_keeps_it_and_leaves_the_rest_free(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    traced = gp.trace(OneAtATime(), (torch.randn(1, 4, 6), torch.ones(3, 5)))
+    compact = gp.rewrite(traced, half(traced, any_prunable), module_form=False)
+    report = gp.export_onnx(compact, tmp_path / "m.onnx")
+    assert report.inputs == {"x": (1, 4, 6), "ids": ("batch", 5)}
+    assert "sizes of one could not be left free: " in str(report.note)
+    assert [shapes["ids"] for shapes in report.checked] == [(3, 5), (1, 5)]
+
+
 def test_half_precision_becomes_single(tmp_path: Path) -> None:
     compact = compact_llama(tiny_llama(layers=1, dtype=torch.bfloat16))
     report = gp.export_onnx(compact, tmp_path / "model.onnx")
