@@ -13,6 +13,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache, partial, wraps
 from itertools import combinations, takewhile
 from typing import Any, TypeVar
@@ -102,16 +103,15 @@ def module_cuts(traced: TracedModel) -> Cuts:
     tied.
     """
     agrees = _check_of(traced)
-    counts: dict[str, tuple[int, ...]] = {}
-    left: list[list[PruningGroup]] = []
-    ties: list[tuple[PruningGroup, ...]] = []
-    for family, members in _families(traced.groups.cuttable):
-        if numbers := _computed_alike(members, range(members[0].units - 1, 0, -1), agrees):
-            counts[family] = numbers
-            if len(members) > 1 and not agrees(_first(members[:1], numbers[0])):
-                ties.append(tuple(members))
-        else:
-            left.append(members)
+    offers = [
+        Offer(members, tuple(range(members[0].units - 1, 0, -1))) for _, members in _families(traced.groups.cuttable)
+    ]
+    numbers = _agreeing(offers, agrees)
+    left = [offer.groups for offer, some in zip(offers, numbers, strict=True) if not some]
+    counts = {offer.groups[0].family: some for offer, some in zip(offers, numbers, strict=True) if some}
+    several = [offer.groups for offer, some in zip(offers, numbers, strict=True) if some and len(offer.groups) > 1]
+    passed = _passing([Offer(members[:1], counts[members[0].family]) for members in several], agrees)
+    ties = [tuple(members) for members, each in zip(several, passed, strict=True) if not each]
     for families in _together(left, lambda families: agrees(_all_but_one_part(families))):
         counts |= _shares(families)
         layers = list(zip(*families, strict=False))
@@ -121,17 +121,63 @@ def module_cuts(traced: TracedModel) -> Cuts:
     return Cuts(counts, tuple(ties))
 
 
-def _computed_alike(
-    members: Sequence[PruningGroup], numbers: Sequence[int], agrees: Callable[[Keep], bool]
-) -> tuple[int, ...]:
-    """Of some falling numbers of units for a family those with which the module form agrees; the first stands for all.
+@dataclass(frozen=True)
+class Offer:
+    """Some groups of a family, and the falling numbers of units that each of them may keep; one stands for all."""
 
-    Multiples of ``STEP`` where that one does not: the kernels of experts want rows that are aligned.
+    groups: Sequence[PruningGroup]
+    numbers: tuple[int, ...]
+
+    def telling(self) -> list[int]:
+        """The numbers that can stand for all: those that share no divisor with what there is, where there are any."""
+        coprime = [number for number in self.numbers if math.gcd(number, self.groups[0].units) == 1]
+        return sorted(coprime or self.numbers, key=lambda number: number == 1)  # one position may be taken for many
+
+
+def _agreeing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[tuple[int, ...]]:
+    """The numbers of each offer that the module form can express: all, none, or the multiples of ``STEP``.
+
+    The kernels of experts want rows that are aligned.
     """
-    for some in (tuple(numbers), tuple(number for number in numbers if number % STEP == 0)):
-        if some and agrees(_first(members, some[0])):
-            return some
-    return ()
+    found = [offer.numbers if passed else () for offer, passed in zip(offers, _passing(offers, agrees), strict=True)]
+    aligned = [tuple(number for number in offer.numbers if number % STEP == 0) for offer in offers]
+    again = [index for index, numbers in enumerate(aligned) if numbers and not found[index]]
+    passed = _passing([Offer(offers[index].groups, aligned[index]) for index in again], agrees)
+    for index, each in zip(again, passed, strict=True):
+        found[index] = aligned[index] if each else ()
+    return found
+
+
+def _passing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[bool]:
+    """Which of some offers the module form can express, each by itself.
+
+    Many are taken in one run, each with another share of its units, so that what must be cut alike does not pass; where
+    the forms disagree, half of them are.
+    """
+    passed = [False] * len(offers)
+
+    def search(batch: Sequence[tuple[int, int]]) -> None:
+        keep = {atom: kept for index, number in batch for atom, kept in _first(offers[index].groups, number).items()}
+        if agrees(keep):
+            for index, _ in batch:
+                passed[index] = True
+        elif len(batch) > 1:
+            search(batch[: len(batch) // 2])
+            search(batch[len(batch) // 2 :])
+
+    waiting = [index for index, offer in enumerate(offers) if offer.numbers]
+    while waiting:
+        batch: dict[int, int] = {}
+        shares: set[Fraction] = set()
+        for index in waiting:
+            units = offers[index].groups[0].units
+            number = next((n for n in offers[index].telling() if Fraction(n, units) not in shares), None)
+            if number is not None:
+                batch[index] = number
+                shares.add(Fraction(number, units))
+        search(list(batch.items()))
+        waiting = [index for index in waiting if index not in batch]
+    return passed
 
 
 Families = Sequence[Sequence[PruningGroup]]
@@ -271,16 +317,15 @@ def config_cuts(traced: TracedModel) -> Cuts:
         return Cuts({})
     ask, agrees = _ConfigCheck.of(traced, config), _check_of(traced)
     counts: dict[str, tuple[int, ...]] = {}
-    left: list[list[PruningGroup]] = []
+    offers: list[Offer] = []
     for family, members in _families(traced.groups.cuttable):
         if members[0].kind == "lora_rank":
             counts[family] = tuple(range(members[0].units - 1, 0, -1))  # no config knows of adapters
-        elif any(_is_computed(traced, member.parameter) for group in members for member in group.members):
-            continue
-        elif accepted := _computed_alike(members, ask.accepted([members]), agrees):
-            counts[family] = accepted
-        else:
-            left.append(members)
+        elif not any(_is_computed(traced, member.parameter) for group in members for member in group.members):
+            offers.append(Offer(members, tuple(ask.accepted([members]))))
+    numbers = _agreeing(offers, agrees)
+    left = [offer.groups for offer, some in zip(offers, numbers, strict=True) if not some]
+    counts |= {offer.groups[0].family: some for offer, some in zip(offers, numbers, strict=True) if some}
     ties: list[tuple[PruningGroup, ...]] = []
     for families in _together(left, lambda families: bool(ask.accepted(families)) and ask.agrees(families)):
         parts = _parts(families)
