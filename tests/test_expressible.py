@@ -1,0 +1,67 @@
+"""What the module form can express is found in a few runs, however many layers there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune as gp
+from graphprune import expressible
+from graphprune.expressible import module_cuts
+
+
+class Chain(nn.Module):
+    """Layers of many widths; the code holds the width of one of them, and asks whether that of another is even."""
+
+    def __init__(self, *widths: int, fixed: int | None = None, even: int | None = None):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip((4, *widths), (*widths, 2), strict=True))
+        self.fixed, self.even = fixed, even
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            x = layer(x).tanh()
+            if index == self.fixed:
+                x = x.reshape(-1, 12)
+            if index == self.even and x.shape[-1] % 2:
+                x = x + 1
+        return x
+
+
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A list that grows with each comparison of the two forms."""
+    found: list[Any] = []
+    compare = expressible.same_values
+    monkeypatch.setattr(expressible, "same_values", lambda *arguments: found.append(arguments) or compare(*arguments))
+    return found
+
+
+WIDTHS = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 8, 8)
+
+
+def test_layers_that_can_all_be_cut_take_one_run_for_some_of_one_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = gp.trace(Chain(*WIDTHS), (torch.randn(3, 4),))
+    seen = runs(monkeypatch)
+    found = module_cuts(traced)
+    assert found.counts == {group.family: tuple(range(group.units - 1, 0, -1)) for group in traced.groups.prunable}
+    assert len(found.counts) == len(WIDTHS)
+    assert len(seen) <= 2  # with nothing cut, and with everything
+
+
+def test_a_layer_that_cannot_be_cut_is_found_by_halving(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = gp.trace(Chain(*WIDTHS, fixed=4), (torch.randn(3, 4),))
+    seen = runs(monkeypatch)
+    whole = {group.family for group in traced.groups.prunable} - set(module_cuts(traced).counts)
+    assert whole == {group.family for group in traced.groups.prunable if group.units == 12}
+    assert len(seen) <= 12
+
+
+def test_no_number_stands_for_all_that_divides_better_than_others() -> None:
+    traced = gp.trace(Chain(12, 12, 12, even=2), (torch.randn(3, 4),))
+    third = next(group for group in traced.groups if any("layers.3" in member.parameter for member in group.members))
+    numbers = module_cuts(traced).counts
+    assert numbers.pop(third.family) == (8,)  # the only multiple of eight, of which kernels like rows to be
+    assert set(numbers.values()) == {tuple(range(11, 0, -1))}
