@@ -21,16 +21,14 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import CaptureError
 from .functional_writes import is_mutating
-from .trace import tidy
+from .trace import functional_graph_of, tidy
 
 OPERATORS = (torch._ops.OpOverload, torch._ops.HigherOrderOperator)
 
 
 def module_of(exported: ExportedProgram) -> fx.GraphModule:
     """The graph of an exported program, made functional, with the parameters of the program."""
-    if any(map(is_mutating, exported.graph.nodes)):
-        exported = exported.run_decompositions({})
-    return plain(exported.module(check_guards=False))
+    return plain(functional_graph_of(exported))
 
 
 def plain(module: nn.Module) -> fx.GraphModule:

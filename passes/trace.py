@@ -146,10 +146,7 @@ def _capture(
         following = _values_followed() if by_example else contextlib.nullcontext()
         with following, calls_counted(module, progress):
             program = _export(module, args, kwargs, dynamic)
-        captured = _graph_of(program)
-        inline_mode_wrappers(captured)
-        if not write_anew(captured.graph):
-            captured = _graph_of(program.run_decompositions({}))
+        captured = functional_graph_of(program)
     except Exception as error:
         why = explain_capture(module, args, kwargs, error, dynamic=dynamic, by_example=by_example)
         raise CaptureError(why) from error
@@ -217,6 +214,13 @@ def _export(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
         except IntricateSizes:
             shapes = _open_shapes(args, kwargs, first_only=True)
             return torch.export.export(module, args, dict(kwargs), strict=False, dynamic_shapes=shapes)
+
+
+def functional_graph_of(program: ExportedProgram) -> fx.GraphModule:
+    """The graph of an exported program in which nothing is written in place."""
+    captured = _graph_of(program)
+    inline_mode_wrappers(captured)
+    return captured if write_anew(captured.graph) else _graph_of(program.run_decompositions({}))
 
 
 def _graph_of(program: ExportedProgram) -> fx.GraphModule:

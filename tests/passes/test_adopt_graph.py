@@ -81,6 +81,23 @@ def test_writes_in_place_are_made_functional() -> None:
     assert not any("relu_" in str(node.target) for node in gp.trace(program).graph.graph.nodes)
 
 
+def test_writes_in_place_in_another_mode_are_made_functional() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            y = super().forward(input)
+            with torch.autocast("cpu", enabled=False):
+                return (y * 2).relu_()
+
+    module = Doubled(4, 6)
+    x = torch.randn(2, 4)
+    traced = gp.trace(torch.export.export(module, (x,), strict=False))
+    assert [str(node.target) for node in traced.graph.graph.nodes if node.op == "call_function"][1:] == [
+        "aten.mul.Tensor",
+        "aten.relu.default",
+    ]
+    assert torch.equal(traced.graph(x), module(x))
+
+
 def test_open_sizes_stay_open() -> None:
     program = exported(mlp(), X, dynamic_shapes=[{0: AUTO}])
     compact = gp.prune(program, ratio=0.3)
