@@ -29,7 +29,7 @@ from typing import Any
 import torch
 import torch._functorch.config
 from torch import fx, nn
-from torch._subclasses import meta_utils
+from torch._subclasses import FakeTensor, meta_utils
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
@@ -116,12 +116,14 @@ def trace(
         parts = Parts(progress, {"run": 1, "make the graph": 1})  # both take torch.export about as long
         running = parts.part("run")
         captured: fx.GraphModule | None = None
+        problem: CaptureError | None = None
         with _assignments_watched(module) as assigned:
             try:
                 captured = _capture(module, args, kwargs, dynamic, by_example, running)
-            except CaptureError:
-                if not assigned:
-                    raise
+            except CaptureError as error:
+                problem = error
+        if problem is not None and not assigned:
+            raise problem
         if assigned or captured is None:  # the graph has what they were before
             module(*args, **kwargs)
             captured = _capture(module, args, kwargs, dynamic, by_example, running)
@@ -157,8 +159,10 @@ def _capture(
 def _assignments_watched(module: nn.Module) -> Iterator[list[str]]:
     """A list of the buffers to which a forward assigns another tensor within the context, as a first call may do.
 
-    torch.export forgets what was assigned.
+    torch.export forgets what was assigned, and leaves a tensor without values where a forward registers a buffer: after
+    the context each module has the buffers that it had before.
     """
+    held = {child: dict(child._buffers) for child in module.modules()}
     owners = [child for child in module.modules() if any(True for _ in child.buffers(recurse=False))]
     assigned: list[str] = []
     before: dict[nn.Module, dict[str, torch.Tensor]] = {}
@@ -180,6 +184,12 @@ def _assignments_watched(module: nn.Module) -> Iterator[list[str]]:
     finally:
         for hook in hooks:
             hook.remove()
+        for child, buffers in held.items():
+            found = child._buffers.items()
+            if left := [name for name, each in found if isinstance(each, FakeTensor) and each is not buffers.get(name)]:
+                assigned += left
+                child._buffers.clear()
+                child._buffers.update(buffers)
 
 
 def _trace_repeats(

@@ -157,18 +157,25 @@ def test_a_part_of_a_model() -> None:
     ]
 
 
+@pytest.mark.parametrize("registered", ["at first", "without a value", "never"])
 @pytest.mark.parametrize("run_before", [False, True])
-def test_a_buffer_that_a_first_call_makes(run_before: bool) -> None:
+def test_a_buffer_that_a_first_call_makes(run_before: bool, registered: str) -> None:
     class Places(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)
             self.up, self.where, self.down = nn.Linear(3, 8), nn.Linear(1, 8), nn.Linear(8, 2)
-            self.register_buffer("places", torch.zeros(1, 1), persistent=False)
+            if registered != "never":
+                places = torch.zeros(1, 1) if registered == "at first" else None
+                self.register_buffer("places", places, persistent=False)
 
         def forward(self, x: Tensor) -> Tensor:
-            if self.places.shape[0] != x.shape[0]:
-                self.places = torch.arange(float(x.shape[0]))[:, None]
+            known = getattr(self, "places", None)
+            if known is None or known.shape[0] != x.shape[0]:
+                places = torch.arange(float(x.shape[0]))[:, None]
+                if registered == "never":
+                    self.register_buffer("places", places, persistent=False)
+                self.places = places
             return self.down((self.up(x) + self.where(self.places)).relu())  # type: ignore[no-any-return]
 
     x, module = torch.rand(4, 3), Places()
