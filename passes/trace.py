@@ -31,7 +31,7 @@ import torch._functorch.config
 from torch import fx, nn
 from torch._subclasses import FakeTensor, meta_utils
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import CaptureError
 from ..progress import Parts, Progress, calls_counted
@@ -116,17 +116,16 @@ def trace(
         parts = Parts(progress, {"run": 1, "make the graph": 1})  # both take torch.export about as long
         running = parts.part("run")
         captured: fx.GraphModule | None = None
-        problem: CaptureError | None = None
-        with _assignments_watched(module) as assigned:
+        with _attributes_restored(module) as made, _assignments_watched(module) as assigned:
             try:
                 captured = _capture(module, args, kwargs, dynamic, by_example, running)
-            except CaptureError as error:
-                problem = error
-        if problem is not None and not assigned:
-            raise problem
-        if assigned or captured is None:  # the graph has what they were before
+            except CaptureError:
+                if not assigned:
+                    raise
+        if assigned or made or captured is None:  # the graph has what they were before
             module(*args, **kwargs)
-            captured = _capture(module, args, kwargs, dynamic, by_example, running)
+            with _attributes_restored(module):
+                captured = _capture(module, args, kwargs, dynamic, by_example, running)
     tidy(captured)
     parts.end()
     return captured
@@ -159,10 +158,8 @@ def _capture(
 def _assignments_watched(module: nn.Module) -> Iterator[list[str]]:
     """A list of the buffers to which a forward assigns another tensor within the context, as a first call may do.
 
-    torch.export forgets what was assigned, and leaves a tensor without values where a forward registers a buffer: after
-    the context each module has the buffers that it had before.
+    torch.export forgets what was assigned.
     """
-    held = {child: dict(child._buffers) for child in module.modules()}
     owners = [child for child in module.modules() if any(True for _ in child.buffers(recurse=False))]
     assigned: list[str] = []
     before: dict[nn.Module, dict[str, torch.Tensor]] = {}
@@ -184,12 +181,32 @@ def _assignments_watched(module: nn.Module) -> Iterator[list[str]]:
     finally:
         for hook in hooks:
             hook.remove()
-        for child, buffers in held.items():
-            found = child._buffers.items()
-            if left := [name for name, each in found if isinstance(each, FakeTensor) and each is not buffers.get(name)]:
-                assigned += left
+
+
+@contextlib.contextmanager
+def _attributes_restored(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """After the context a module into which the capture put tensors without values is as it was before.
+
+    A forward that keeps what it computes in an attribute would find it there. In the list are the modules where it was
+    a buffer, which the graph takes for one that was there before.
+    """
+    made: list[nn.Module] = []
+    held = {child: (dict(vars(child)), dict(child._buffers), _without_values(child)) for child in module.modules()}
+    try:
+        yield made
+    finally:
+        for child, (attributes, buffers, known) in held.items():
+            if left := _without_values(child) - known:
+                made += [child] if left & set(map(id, child._buffers.values())) else []
+                vars(child).clear()
+                vars(child).update(attributes)
                 child._buffers.clear()
                 child._buffers.update(buffers)
+
+
+def _without_values(module: nn.Module) -> set[int]:
+    """The ids of the tensors without values that a module itself holds."""
+    return {id(leaf) for leaf in tree_leaves(dict(vars(module))) if isinstance(leaf, FakeTensor)}
 
 
 def _trace_repeats(

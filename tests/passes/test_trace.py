@@ -157,7 +157,7 @@ def test_a_part_of_a_model() -> None:
     ]
 
 
-@pytest.mark.parametrize("registered", ["at first", "without a value", "never"])
+@pytest.mark.parametrize("registered", ["at first", "without a value", "in a forward", "never"])
 @pytest.mark.parametrize("run_before", [False, True])
 def test_a_buffer_that_a_first_call_makes(run_before: bool, registered: str) -> None:
     class Places(nn.Module):
@@ -165,7 +165,7 @@ def test_a_buffer_that_a_first_call_makes(run_before: bool, registered: str) -> 
             super().__init__()
             torch.manual_seed(0)
             self.up, self.where, self.down = nn.Linear(3, 8), nn.Linear(1, 8), nn.Linear(8, 2)
-            if registered != "never":
+            if registered in ("at first", "without a value"):
                 places = torch.zeros(1, 1) if registered == "at first" else None
                 self.register_buffer("places", places, persistent=False)
 
@@ -173,7 +173,7 @@ def test_a_buffer_that_a_first_call_makes(run_before: bool, registered: str) -> 
             known = getattr(self, "places", None)
             if known is None or known.shape[0] != x.shape[0]:
                 places = torch.arange(float(x.shape[0]))[:, None]
-                if registered == "never":
+                if registered == "in a forward":
                     self.register_buffer("places", places, persistent=False)
                 self.places = places
             return self.down((self.up(x) + self.where(self.places)).relu())  # type: ignore[no-any-return]
