@@ -1,8 +1,9 @@
 """Prune the architectures of the zoo and write ``docs/architectures.md``: ``python tools/zoo_table.py [KIND …]``.
 
-KIND is ``language``, ``vision``, ``plain``, ``timm`` (which needs timm and torchvision) or ``every`` (model types of
-transformers, half an hour); without one the first three are run, with ``page`` none; ``vision:levit,cvt`` runs those
-two. What was found is kept in ``docs/architectures``, a file for each kind, so that what is not run stays as it is.
+KIND is ``language``, ``vision``, ``plain``, ``timm`` (which needs timm and torchvision), ``libraries`` (those that are
+installed, half an hour) or ``every`` (model types of transformers, half an hour); without one the first three are run,
+with ``page`` none; ``vision:levit,cvt`` runs those two. What was found is kept in ``docs/architectures``, a file for
+each kind, so that what is not run stays as it is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ KINDS = {
     "vision": "tests.zoo.vision:VISION",
     "plain": "tests.zoo.plain:PLAIN",
     "timm": "tests.zoo.timm_models:TIMM",
+    "libraries": "tests.zoo.libraries:LIBRARIES",
     "every": "tests.zoo.every:EVERY",
 }
 TITLES = {
@@ -177,6 +179,33 @@ def outcomes(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], ...]:
     return pruned, whole, [row for row in whole if row["module_groups"] == row["prunable"]]
 
 
+def other_libraries(rows: dict[str, Any], version: str) -> list[str]:
+    """What became of the models of other libraries, a line for each library."""
+    built = [row for row in rows.values() if not (row["problem"] or "").startswith("it is not built")]
+    pruned, whole, complete = outcomes(built)
+    error = max(row["graph_error"] for row in pruned)
+    names: dict[str, list[str]] = {}
+    for row in pruned:
+        library, _, name = row["name"].partition(" ")
+        names.setdefault(library, []).append(name)
+    return [
+        "",
+        "## Other libraries",
+        "",
+        "`python tools/zoo_table.py libraries`, where they are installed, does the same with models of other libraries "
+        "(`tests/zoo/libraries.py`), of which nothing was known when the rules were written.",
+        "",
+        f"**Of {len(built)} models (torch {version}) {len(pruned)} are pruned and verified, with a difference of at "
+        f"most {error:.0e}; {len(whole)} have a module form, {len(complete)} of them with every group.**",
+        "",
+        *(f"- **{row['name']}**: {short(row['problem'])}." for row in built if row["problem"]),
+        "",
+        "Pruned:",
+        "",
+        *(f"- {library}: {', '.join(each)}." for library, each in names.items()),
+    ]
+
+
 def every_type(rows: dict[str, Any], version: str) -> list[str]:
     """What became of all model types of transformers, in lists: there are too many for a table."""
     built = {name: row for name, row in rows.items() if not (row["problem"] or "").startswith("it is not built")}
@@ -205,7 +234,7 @@ def every_type(rows: dict[str, Any], version: str) -> list[str]:
 
 def document(stored: dict[str, Any]) -> str:
     """The page."""
-    every = stored.pop("every", None)
+    every, libraries = stored.pop("every", None), stored.pop("libraries", None)
     kept = [row for part in stored.values() for row in part["rows"].values()]
     pruned, whole, complete = outcomes(kept)
     below = [row["name"] for row in kept if row["name"] in BELOW]
@@ -232,6 +261,8 @@ def document(stored: dict[str, Any]) -> str:
             part = stored[kind]
             lines += ["", f"## {title}", "", f"torch {part['torch']}, {len(part['rows'])} rows.", ""]
             lines += table(kind, part["rows"])
+    if libraries is not None:
+        lines += other_libraries(libraries["rows"], libraries["torch"])
     if every is not None:
         lines += every_type(every["rows"], every["torch"])
     lines += ["", "## Below what a person would prune", ""]
