@@ -151,8 +151,8 @@ def _agreeing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[t
 def _passing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[bool]:
     """Which of some offers the module form can express, each by itself.
 
-    Many are taken in one run, each with another share of its units, so that what must be cut alike does not pass; where
-    the forms disagree, half of them are.
+    Channels of many layers are taken in one run, each with another share of their units, so that what must be cut alike
+    does not pass; where the forms disagree, half of them are.
     """
     passed = [False] * len(offers)
 
@@ -170,11 +170,15 @@ def _passing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[bo
         batch: dict[int, int] = {}
         shares: set[Fraction] = set()
         for index in waiting:
+            if batch and offers[index].groups[0].kind != "channels":
+                continue  # sizes of heads add up to one another
             units = offers[index].groups[0].units
             number = next((n for n in offers[index].telling() if Fraction(n, units) not in shares), None)
             if number is not None:
                 batch[index] = number
                 shares.add(Fraction(number, units))
+            if offers[index].groups[0].kind != "channels":
+                break
         search(list(batch.items()))
         waiting = [index for index in waiting if index not in batch]
     return passed
