@@ -1,6 +1,6 @@
 """Which groups the module form can cut, and which numbers of units a config can express.
 
-Nothing here knows a model: one unit of every group of a family is cut, and the patched module is run beside the graph
+Nothing here knows a model: units of every group of a family are cut, and the patched module is run beside the graph
 form, with the first and the last of blocks that are alike (:mod:`.shortened`), or built anew from its patched config.
 Both are filled with random numbers that take next to no memory (:func:`patterned`), so that a module form that runs but
 computes something else is seen too: attention that divides by the root of its new head size, position slopes that
@@ -106,10 +106,8 @@ def module_cuts(traced: TracedModel) -> Cuts:
     offers = [
         Offer(members, tuple(range(members[0].units - 1, 0, -1))) for _, members in _families(traced.groups.cuttable)
     ]
-    numbers = _agreeing(offers, agrees)
-    left = [offer.groups for offer, some in zip(offers, numbers, strict=True) if not some]
-    counts = {offer.groups[0].family: some for offer, some in zip(offers, numbers, strict=True) if some}
-    several = [offer.groups for offer, some in zip(offers, numbers, strict=True) if some and len(offer.groups) > 1]
+    counts, left = _agreeing(offers, agrees)
+    several = [offer.groups for offer in offers if offer.family in counts and len(offer.groups) > 1]
     passed = _passing([Offer(members[:1], counts[members[0].family]) for members in several], agrees)
     ties = [tuple(members) for members, each in zip(several, passed, strict=True) if not each]
     for families in _together(left, lambda families: agrees(_all_but_one_part(families))):
@@ -128,24 +126,30 @@ class Offer:
     groups: Sequence[PruningGroup]
     numbers: tuple[int, ...]
 
+    @property
+    def family(self) -> str:
+        return self.groups[0].family
+
     def telling(self) -> list[int]:
         """The numbers that can stand for all: those that share no divisor with what there is, where there are any."""
         coprime = [number for number in self.numbers if math.gcd(number, self.groups[0].units) == 1]
         return sorted(coprime or self.numbers, key=lambda number: number == 1)  # one position may be taken for many
 
 
-def _agreeing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[tuple[int, ...]]:
-    """The numbers of each offer that the module form can express: all, none, or the multiples of ``STEP``.
+def _agreeing(
+    offers: Sequence[Offer], agrees: Callable[[Keep], bool]
+) -> tuple[dict[str, tuple[int, ...]], list[Sequence[PruningGroup]]]:
+    """The numbers that the module form can express, by family, and the groups of the families with none.
 
-    The kernels of experts want rows that are aligned.
+    Those of an offer are all right, or the multiples of ``STEP``: the kernels of experts want rows that are aligned.
     """
-    found = [offer.numbers if passed else () for offer, passed in zip(offers, _passing(offers, agrees), strict=True)]
-    aligned = [tuple(number for number in offer.numbers if number % STEP == 0) for offer in offers]
-    again = [index for index, numbers in enumerate(aligned) if numbers and not found[index]]
-    passed = _passing([Offer(offers[index].groups, aligned[index]) for index in again], agrees)
-    for index, each in zip(again, passed, strict=True):
-        found[index] = aligned[index] if each else ()
-    return found
+    aligned = [Offer(offer.groups, tuple(number for number in offer.numbers if number % STEP == 0)) for offer in offers]
+    counts: dict[str, tuple[int, ...]] = {}
+    for some in (offers, aligned):
+        left = [offer for offer in some if offer.family not in counts]
+        passed = _passing(left, agrees)
+        counts |= {offer.family: offer.numbers for offer, each in zip(left, passed, strict=True) if each}
+    return counts, [offer.groups for offer in offers if offer.family not in counts]
 
 
 def _passing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[bool]:
@@ -165,20 +169,21 @@ def _passing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[bo
             search(batch[: len(batch) // 2])
             search(batch[len(batch) // 2 :])
 
-    waiting = [index for index, offer in enumerate(offers) if offer.numbers]
+    waiting: list[int] = []
+    for index, offer in enumerate(offers):
+        if offer.numbers and offer.groups[0].kind == "channels":
+            waiting.append(index)
+        elif offer.numbers:  # sizes of heads add up to one another
+            search([(index, offer.telling()[0])])
     while waiting:
         batch: dict[int, int] = {}
         shares: set[Fraction] = set()
         for index in waiting:
-            if batch and offers[index].groups[0].kind != "channels":
-                continue  # sizes of heads add up to one another
             units = offers[index].groups[0].units
             number = next((n for n in offers[index].telling() if Fraction(n, units) not in shares), None)
             if number is not None:
                 batch[index] = number
                 shares.add(Fraction(number, units))
-            if offers[index].groups[0].kind != "channels":
-                break
         search(list(batch.items()))
         waiting = [index for index in waiting if index not in batch]
     return passed
@@ -327,9 +332,8 @@ def config_cuts(traced: TracedModel) -> Cuts:
             counts[family] = tuple(range(members[0].units - 1, 0, -1))  # no config knows of adapters
         elif not any(_is_computed(traced, member.parameter) for group in members for member in group.members):
             offers.append(Offer(members, tuple(ask.accepted([members]))))
-    numbers = _agreeing(offers, agrees)
-    left = [offer.groups for offer, some in zip(offers, numbers, strict=True) if not some]
-    counts |= {offer.groups[0].family: some for offer, some in zip(offers, numbers, strict=True) if some}
+    agreeing, left = _agreeing(offers, agrees)
+    counts |= agreeing
     ties: list[tuple[PruningGroup, ...]] = []
     for families in _together(left, lambda families: bool(ask.accepted(families)) and ask.agrees(families)):
         parts = _parts(families)

@@ -179,11 +179,25 @@ def outcomes(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], ...]:
     return pruned, whole, [row for row in whole if row["module_groups"] == row["prunable"]]
 
 
+def is_built(row: dict[str, Any]) -> bool:
+    """Whether there was a model to prune."""
+    return not (row["problem"] or "").startswith("it is not built")
+
+
+def verified(rows: list[dict[str, Any]]) -> str:
+    """What is said of the rows that are pruned."""
+    pruned, whole, complete = outcomes(rows)
+    error = max(row["graph_error"] for row in pruned)
+    return (
+        f"pruned and verified, with a difference of at most {error:.0e}; {len(whole)} have a module form, "
+        f"{len(complete)} of them with every group."
+    )
+
+
 def other_libraries(rows: dict[str, Any], version: str) -> list[str]:
     """What became of the models of other libraries, a line for each library."""
-    built = [row for row in rows.values() if not (row["problem"] or "").startswith("it is not built")]
-    pruned, whole, complete = outcomes(built)
-    error = max(row["graph_error"] for row in pruned)
+    built = [row for row in rows.values() if is_built(row)]
+    pruned = outcomes(built)[0]
     names: dict[str, list[str]] = {}
     for row in pruned:
         library, _, name = row["name"].partition(" ")
@@ -195,8 +209,7 @@ def other_libraries(rows: dict[str, Any], version: str) -> list[str]:
         "`python tools/zoo_table.py libraries`, where they are installed, does the same with models of other libraries "
         "(`tests/zoo/libraries.py`), of which nothing was known when the rules were written.",
         "",
-        f"**Of {len(built)} models (torch {version}) {len(pruned)} are pruned and verified, with a difference of at "
-        f"most {error:.0e}; {len(whole)} have a module form, {len(complete)} of them with every group.**",
+        f"**Of {len(built)} models (torch {version}) {len(pruned)} are {verified(built)}**",
         "",
         *(f"- **{row['name']}**: {short(row['problem'])}." for row in built if row["problem"]),
         "",
@@ -208,10 +221,8 @@ def other_libraries(rows: dict[str, Any], version: str) -> list[str]:
 
 def every_type(rows: dict[str, Any], version: str) -> list[str]:
     """What became of all model types of transformers, in lists: there are too many for a table."""
-    built = {name: row for name, row in rows.items() if not (row["problem"] or "").startswith("it is not built")}
-    pruned, whole, complete = outcomes(list(built.values()))
-    names = [row["name"] for row in pruned]
-    error = max(row["graph_error"] for row in pruned)
+    built = {name: row for name, row in rows.items() if is_built(row)}
+    names = [row["name"] for row in outcomes(list(built.values()))[0]]
     lines = [
         "",
         "## Every model type of transformers",
@@ -220,9 +231,8 @@ def every_type(rows: dict[str, Any], version: str) -> list[str]:
         "(`tests/zoo/every.py`), none of them for one type, and does with the first class of that type what was done "
         "with the rows above.",
         "",
-        f"**Of {len(rows)} types (torch {version}) the rules give {len(built)} a model that runs. {len(pruned)} of "
-        f"these are pruned and verified, with a difference of at most {error:.0e}; {len(whole)} have a module form, "
-        f"{len(complete)} of them with every group.**",
+        f"**Of {len(rows)} types (torch {version}) the rules give {len(built)} a model that runs. {len(names)} of "
+        f"these are {verified(list(built.values()))}**",
         "",
     ]
     lines += [f"- **{name}**: {short(row['problem'])}." for name, row in built.items() if row["problem"]]

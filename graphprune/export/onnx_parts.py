@@ -65,9 +65,8 @@ def whole(module: nn.Module, example: Inputs, dynamic: bool) -> Subject:
     Raises:
         ExportError: it does not run on them.
     """
-    example, note = _with_room(module, example) if dynamic else (example, None)
     try:
-        outputs = _run(module, example)
+        example, outputs, note = _with_room(module, example) if dynamic else (example, _run(module, example), None)
     except Exception as error:
         raise ExportError(
             f"{type(module).__name__} does not run on the example inputs ({first_line(error)}): pass inputs=… that "
@@ -326,14 +325,17 @@ def _batch_only(spec: Any) -> Any:
     return tree_map(first, spec, is_leaf=is_spec)
 
 
-def _with_room(module: nn.Module, example: Inputs) -> tuple[Inputs, str | None]:
-    """Inputs whose free dims have at least two positions; or these, and why, where the module does not run on such."""
+def _with_room(module: nn.Module, example: Inputs) -> tuple[Inputs, Any, str | None]:
+    """Inputs whose free dims have at least two positions, and what the module gives for them.
+
+    These inputs, and why, where the module does not run on such.
+    """
     wider = _two_of_each(example)
     try:
-        _run(module, wider)
+        return wider, _run(module, wider), None
     except Exception as error:
-        return example, f"sizes of one could not be left free: {first_line(error)}"
-    return wider, None
+        note = f"sizes of one could not be left free: {first_line(error)}"
+    return example, _run(module, example), note
 
 
 def _two_of_each(example: Inputs) -> Inputs:

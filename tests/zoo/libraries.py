@@ -40,9 +40,9 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.randn(*shape)
 
 
-def pixels(size: int = 64, *, batch: int = 2, channels: int = 3) -> Made:
+def pixels(size: int) -> Made:
     """Random images."""
-    return lambda: (image(size, channels)[:batch],)
+    return lambda: (image(size),)
 
 
 def volume(*sizes: int, channels: int = 1) -> Made:
