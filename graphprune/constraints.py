@@ -72,7 +72,9 @@ class Constraints:
     def least(self, groups: Iterable[PruningGroup]) -> int:
         """The number of units that groups with the same number of units keep at least."""
         least = self.min_units
-        return max(least.get(group.kind, 1) if isinstance(least, Mapping) else least for group in groups)
+        return max(
+            max(group.least, least.get(group.kind, 1) if isinstance(least, Mapping) else least) for group in groups
+        )
 
     def choose(self, traced: TracedModel, groups: Sequence[PruningGroup]) -> list[PruningGroup]:
         """Those of ``groups`` that ``only`` and ``ignore`` leave to be cut.
@@ -141,6 +143,10 @@ class Constraints:
             count = given if isinstance(given, int) else len(given)
             if not 1 <= count <= group.units:
                 raise PlanError(f"fixed keeps {count} units of {name}, which has {group.units}")
+            if count < group.least:
+                raise PlanError(
+                    f"fixed keeps {count} units of {name}, but {group.least} are chosen at once: fix at least as many"
+                )
         return found
 
     def ties(self, traced: TracedModel, groups: Sequence[PruningGroup]) -> list[list[PruningGroup]]:

@@ -104,7 +104,8 @@ def module_cuts(traced: TracedModel) -> Cuts:
     """
     agrees = _check_of(traced)
     offers = [
-        Offer(members, tuple(range(members[0].units - 1, 0, -1))) for _, members in _families(traced.groups.cuttable)
+        Offer(members, tuple(range(members[0].units - 1, members[0].least - 1, -1)))
+        for _, members in _families(traced.groups.cuttable)
     ]
     counts, left = _agreeing(offers, agrees)
     several = [offer.groups for offer in offers if offer.family in counts and len(offer.groups) > 1]

@@ -10,7 +10,7 @@ from .axes import Atom, Axis, atoms
 from .axes.algebra import parts
 from .tables import groups_table, to_html
 
-Kind = Literal["channels", "heads", "repeats", "head_dims", "lora_rank"]
+Kind = Literal["channels", "heads", "repeats", "head_dims", "experts", "lora_rank"]
 Status = Literal["prunable", "statistics", "rank", "frozen"]
 
 
@@ -37,7 +37,8 @@ class PruningGroup:
     ``units`` is how many units there are, ``params_per_unit`` how many parameters leave with one unit of a model that
     is otherwise whole, ``family`` is shared by the groups that play the same part in different layers. ``frozen`` and
     ``statistics`` say why the group can't be cut, or is not cut unless asked for. ``slot`` is the atom within each of
-    whose positions the group may keep different units, as long as all keep the same number.
+    whose positions the group may keep different units, as long as all keep the same number. ``least`` is how many
+    units must stay: as many experts as a router chooses.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PruningGroup:
     frozen: str | None
     statistics: str | None
     slot: Atom | None = None
+    least: int = 1
 
     @property
     def units(self) -> int:

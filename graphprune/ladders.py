@@ -55,8 +55,11 @@ class Ladder:
 
 
 def asked_as(group: PruningGroup) -> str:
-    """The word for a group in ``kinds``: its kind, or ``"statistics"`` where that is why it is not cut by default."""
-    return "statistics" if group.status == "statistics" else group.kind
+    """The word for a group in ``kinds``: its kind, or ``"statistics"`` where that is why it is not cut by default.
+
+    Experts have a word of their own, though a statistic is taken over them too.
+    """
+    return "statistics" if group.status == "statistics" and group.kind != "experts" else group.kind
 
 
 def build_ladders(

@@ -142,6 +142,11 @@ class PruningPlan:
                 continue
             if group.frozen is not None:
                 raise PlanError(f"the plan cuts {name}, which can't be cut: {group.frozen}")
+            if plan.count < group.least:
+                raise PlanError(
+                    f"the plan keeps {plan.count} units of {name}, but {group.least} are chosen at once: "
+                    "keep at least as many"
+                )
             if plan.has_slots and (group.slot is None or len(plan.rows) != group.slot.size):
                 slots = 0 if group.slot is None else group.slot.size
                 raise PlanError(f"the plan gives {name} {len(plan.rows)} slots, but it has {slots}")

@@ -47,6 +47,9 @@ class Inference:
     unmasked: frozenset[tuple[str, int]] = frozenset()
     """Dims of parameters whose pruned units are not zero in a masked model, since it divides by their length."""
 
+    least: Mapping[int, int] = field(default_factory=dict)
+    """The atoms of axes that calls choose positions of, and how many units of each must stay for that."""
+
     def axes(self, parameter: str) -> tuple[Axis, ...]:
         """The axes of a parameter's dims."""
         return tuple(self.solver.resolve(axis) for axis in self.parameter_dims[parameter].axes)

@@ -77,9 +77,9 @@ def select(
 
     ``constraints`` hold beside the budget (see :class:`graphprune.Constraints`); ``multiple_of``, ``min_units``,
     ``only`` and ``ignore`` are short forms that take the place of theirs. ``kinds`` restricts what is cut, and is how
-    the ranks of adapters (``"lora_rank"``) and groups that a normalisation takes its statistic over
-    (``"statistics"``, the residual width) are asked for. ``within`` is an earlier plan: what it removes stays
-    removed.
+    the ranks of adapters (``"lora_rank"``), what a router chooses from (``"experts"``) and groups that a normalisation
+    takes its statistic over (``"statistics"``, the residual width) are asked for. ``within`` is an earlier plan: what
+    it removes stays removed.
 
     Raises:
         BudgetError: the ratio is not in (0, 1), or more than can be removed; says the largest that can.

@@ -54,7 +54,7 @@ def build_groups(program: Program, inference: Inference, graph: nx.MultiGraph) -
             for atom in dict.fromkeys(atoms(axis)):
                 uses[root[atom.id]].append((name, dim, axis))  # type: ignore[index]
     labels = _labels(uses)
-    slots = _slots(inference, uses)
+    slots = _slots(inference, {atom: members for atom, members in uses.items() if atom.id not in inference.least})
     drafts = [
         _draft(program, inference, atom, members, labels, slots.get(atom))
         for atom, members in uses.items()
@@ -87,7 +87,7 @@ def _draft(
     owners = [name for name, _, _ in uses if not info_of(program, name).is_buffer]
     return PruningGroup(
         name=_common_path(owners),
-        kind=_kind(atom, [axis for _, _, axis in uses], owners),
+        kind="experts" if atom.id in inference.least else _kind(atom, [axis for _, _, axis in uses], owners),
         family="",
         atom=atom,
         members=members,
@@ -95,6 +95,7 @@ def _draft(
         frozen=_why(inference.solver.frozen.get(atom.id)),
         statistics=_why(inference.solver.statistics.get(atom.id)),
         slot=slot,
+        least=inference.least.get(atom.id, 1),
     )
 
 

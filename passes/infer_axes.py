@@ -28,6 +28,7 @@ from ..axes import Axis, Solver, atoms
 from ..errors import CaptureError
 from ..program import Inference, ParameterInfo, Program, fetch
 from ..rules import Call, Dims, Result, axis_rules, control_rules
+from ..rules.positions import computed_with, handed_on
 from ..rules.registry import DATA_SIZED, bound_arguments, operator_name, shape_of
 
 INPUT, OUTPUT = "it is a dim of an input", "it is a dim of an output"
@@ -63,7 +64,10 @@ def infer_axes(program: Program, unseen: Iterable[tuple[ParameterDim, ParameterD
     for name, other in overlapping({name: program.tensor(name) for name in sorted(walk.used & walk.names.keys())}):
         for axis in (*walk.parameter_dims[name].axes, *walk.parameter_dims[other].axes):
             walk.solver.freeze(axis, f"{name} and {other} are views of the same memory, which the cut would part")
-    return Inference(walk.solver, walk.known, walk.remembered, walk.parameter_dims, walk.canonical, walk.unmasked)
+    least = _least(walk)
+    return Inference(
+        walk.solver, walk.known, walk.remembered, walk.parameter_dims, walk.canonical, walk.unmasked, least
+    )
 
 
 ROUNDS = 3
@@ -74,6 +78,21 @@ def _walked(program: Program, unmasked: frozenset[ParameterDim]) -> _Walk:
     walk = _Walk(program, unmasked)
     walk.graph(program.graph, "", None)
     return walk
+
+
+def _least(walk: _Walk) -> dict[int, int]:
+    """How many units must stay of each atom, so that calls find as many positions as they choose.
+
+    Of an axis made of several the largest has them all; if it is too small, nothing of the axis is cut.
+    """
+    least: dict[int, int] = {}
+    for axis, count in walk.chosen:
+        found = sorted(set(atoms(walk.solver.resolve(axis))), key=lambda atom: (-atom.size, atom.id))
+        if found and found[0].size < count:
+            walk.solver.freeze(axis, f"{count} of its positions are chosen together")
+        for atom, needed in zip(found, (count, *[1] * len(found)), strict=False):
+            least[atom.id] = max(needed, least.get(atom.id, 1))
+    return least
 
 
 def _divided_by(walk: _Walk) -> frozenset[ParameterDim]:
@@ -139,6 +158,7 @@ class _Walk:
     canonical: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     singular: list[tuple[fx.Node, Axis]] = field(default_factory=list)
+    chosen: list[tuple[Axis, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         table = self.program.table.values()
@@ -206,13 +226,15 @@ class _Walk:
             for dims in result if isinstance(result, tuple) else (result,):
                 for axis in dims.axes if dims else ():
                     self.solver.freeze(axis, OUTPUT, each)
+                if dims and dims.points_at is not None:
+                    self.solver.freeze(dims.points_at, "the numbers of its positions are an output", each)
 
     def _call(self, module: fx.GraphModule, node: fx.Node, path: str) -> Result:
         if node.target is operator.getitem:
             source = self.known.get(node.args[0])  # type: ignore[arg-type]
             if isinstance(source, tuple):
                 return source[node.args[1]]  # type: ignore[index]
-        call = Call(node, self.solver, self.known, self.remembered, bound_arguments(node), self.singular)
+        call = Call(node, self.solver, self.known, self.remembered, bound_arguments(node), self.singular, self.chosen)
         name = operator_name(node.target)
         control = control_rules.get(name)
         if control is not None:
@@ -224,13 +246,15 @@ class _Walk:
                 return self.graph(inner, f"{path}{graph.target}.", inputs)
 
             return control(call, run)
+        for axis in computed_with(call, name):
+            call.freeze(axis, "the model computes with the numbers of its positions")
         rule = axis_rules.get(name)
         if rule is None:
             if not call.tensors():
                 return call.fixed_outputs(f"there is no axis rule for {node.target}") if "val" in node.meta else None
             return call.opaque(f"there is no axis rule for {node.target}; add one with @gp.rule")
         try:
-            result = rule(call)
+            result = handed_on(call, name, rule(call))
             _check_sizes(node, result)
         except (ValueError, TypeError, LookupError, AssertionError):
             # only that two sizes which depend on data are the same can't always be seen from their expressions

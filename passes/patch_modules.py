@@ -60,6 +60,7 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(ssm_)?state_size", ("head_dims", "inner")),
     (r"time_step_rank", ("inner",)),
     (r"conv_dim", ("sum",)),
+    (r"(num_|n_|moe_num_)?((local|routed)_)?experts|n_group|num_expert_groups", ("experts experts", "experts")),
     # in an attention block the sum of its heads, elsewhere the width of the residual
     (r"embed_dim", ("heads repeats head_dims", "heads head_dims", "channels")),
     (r"hidden_size|d_model|n_embd|embedding_dim|emb_dim|dim|width|normalized_shape", ("channels",)),

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+import graphprune as gp
 from graphprune.axes import Atom, Axis, atoms
+from graphprune.errors import VerificationError
 from graphprune.masks import Keep, kept_size
 from graphprune.passes.recompute_shapes import recompute_shapes
 from graphprune.passes.slice_parameters import parameter_masks, slice_tensor, zero_masked, zeroing_masks
@@ -35,6 +37,32 @@ def random_plan(traced: TracedModel, seed: int = 0, *, slots: bool = True, half:
         )
         plans[group.name] = GroupPlan(group.units, chosen if slots and group.slot is not None else chosen[0])
     return PruningPlan(traced.fingerprint, plans)
+
+
+def statistics_plan(traced: TracedModel, seed: int) -> PruningPlan:
+    """Some units of every group that is cut only when asked for, since masking it is not the same as cutting it."""
+    generator = torch.Generator().manual_seed(seed)
+    plans: dict[str, GroupPlan] = {}
+    for group in traced.groups.cuttable:
+        if group.status == "statistics" and group.least < group.units:
+            kept = group.least + int(torch.randint(group.units - group.least, (1,), generator=generator))
+            chosen = torch.randperm(group.units, generator=generator)[:kept]
+            plans[group.name] = GroupPlan(group.units, tuple(sorted(chosen.tolist())))
+    return PruningPlan(traced.fingerprint, plans)
+
+
+def verified(traced: TracedModel, plan: PruningPlan) -> gp.CompactModel | None:
+    """The graph form of what a plan leaves; None where the model is the same whatever it cuts.
+
+    Raises:
+        VerificationError: it computes something else than the masked model.
+    """
+    try:
+        return gp.rewrite(traced, plan, module_form=False)
+    except VerificationError as error:
+        if "zeroing the pruned units does not change" not in str(error):
+            raise
+        return None
 
 
 def kept_at(axis: Axis, keep: Keep, position: Mapping[int, int]) -> Tensor:

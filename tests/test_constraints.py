@@ -163,7 +163,7 @@ def test_what_is_named_must_fit(llama: TracedModel, constraints: dict[str, Any],
         ({"min_units": {"heads": -1}}, "min_units must be at least 1, not -1"),
         (
             {"multiple_of": {"head": 2}},
-            "multiple_of names a kind 'head'; there are channels, heads, repeats, head_dims, lora_rank",
+            "multiple_of names a kind 'head'; there are channels, heads, repeats, head_dims, experts, lora_rank",
         ),
     ],
     ids=str,

@@ -79,11 +79,11 @@ def test_what_is_pruned(name: str) -> None:
 FROZEN: dict[str, tuple[Two, str]] = {
     "roll": (Two(lambda a, b: a.roll(2, -1) + b), "it is rolled"),
     "flip": (Two(lambda a, b: a.flip(-1) + b), "it is flipped"),
-    "softmax": (Two(lambda a, b: a.softmax(-1) + b), "softmax normalises over it"),
+    "log_softmax": (Two(lambda a, b: a.log_softmax(-1) + b), "softmax normalises over it"),
     "gather": (Two(lambda a, b: a.gather(1, ORDER.expand(3, 8)) + b), "its positions are named by data (gather)"),
     "index": (Two(lambda a, b: a[:, ORDER] + b), "its positions are named by data (index)"),
     "sort": (Two(lambda a, b: a.sort(-1).values + b), "aten.sort.default runs along it"),
-    "max": (Two(lambda a, b: b + a.amax(-1, keepdim=True)), "aten.amax.default compares its positions"),
+    "median": (Two(lambda a, b: b + a.median(-1, True)[0]), "aten.median.dim compares its positions"),
     "sum of exp": (
         Two(lambda a, b: b + a.exp().sum(-1, keepdim=True)),
         "sum adds up over it, and its masked units are not zero",
@@ -113,15 +113,26 @@ def ask(traced: TracedModel, **options: Any) -> PruningPlan:
     return gp.select(traced, gp.score(traced, "random"), ratio=0.1, **options)
 
 
-def test_the_mean_over_what_is_pruned_is_a_statistic() -> None:
-    traced = gp.trace(Two(lambda a, b: a * b.mean(-1, keepdim=True)), X)
+ASKED: dict[str, tuple[Two, str]] = {
+    "mean": (Two(lambda a, b: a * b.mean(-1, keepdim=True)), "mean takes a statistic over it"),
+    "softmax": (Two(lambda a, b: a * b.softmax(-1).square().sum(-1, keepdim=True)), "softmax normalises over it"),
+    "max": (Two(lambda a, b: a * b.amax(-1, keepdim=True)), "amax compares its positions"),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_counts_only_what_is_kept_is_a_statistic(name: str) -> None:
+    module, reason = ASKED[name]
+    traced = gp.trace(module, X)
     group = traced.groups["side:channels"]
-    assert (group.status, group.reason.partition(" at ")[0]) == ("statistics", "mean takes a statistic over it")
-    assert "side:channels" in ask(traced, kinds=["statistics"]).groups
+    assert (group.status, group.reason.partition(" at ")[0]) == ("statistics", reason)
+    plan = ask(traced, kinds=["statistics"])
+    assert "side:channels" in plan.groups
+    assert gp.rewrite(traced, plan).module is not None
 
 
 def test_a_kind_that_is_not_there_is_named() -> None:
-    traced = gp.trace(Two(lambda a, b: a.softmax(-1) + b), X)
+    traced = gp.trace(Two(lambda a, b: a.log_softmax(-1) + b), X)
     with pytest.raises(BudgetError, match=r"^nothing of this model can be cut: .*softmax normalises over it"):
         ask(traced, kinds=["channels"])
     with pytest.raises(PlanError, match=r"^no group of this model is of kind 'heads'; there are channels"):

@@ -104,6 +104,7 @@ class Kind(StrEnum):
     heads = "heads"
     repeats = "repeats"
     head_dims = "head_dims"
+    experts = "experts"
     lora_rank = "lora_rank"
 
 

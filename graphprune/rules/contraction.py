@@ -189,9 +189,25 @@ def bilinear(call: Call) -> Result:
 
 @axis_rule("_grouped_mm", "transformers::grouped_mm_fallback")
 def grouped_mm(call: Call) -> Result:
-    """``n i, e i o -> n o``: rows are handed to experts where data says, so n and e are frozen."""
+    """``n i, e i o, e -> n o``: rows are handed to experts where data says, so n is frozen.
+
+    So is e, unless the ends of the rows of each expert add up how many there are, and there are none for masked ones.
+    """
     names = iter(call.arguments)
-    x, weight = call.tensor(next(names)), call.tensor(next(names))
+    x, weight, ends = call.tensor(next(names)), call.tensor(next(names)), next(names)
     call.freeze(x.axes[0], "its positions are handed to experts where data says")
-    call.freeze(weight.axes[0], "its positions are chosen by data (experts)")
+    if adds_up_zeros(call, call[ends]):
+        call.unify(weight.axes[0], call.tensor(ends).axes[0])
+    else:
+        call.freeze(weight.axes[0], "its positions are chosen by data (experts)")
     return contract(call, [(x, "ni"), (weight.take((1, 2)), "io")], "no")
+
+
+def adds_up_zeros(call: Call, node: object) -> bool:
+    """Whether a value is the running sum along an axis at whose masked units there are zeros."""
+    while isinstance(node, fx.Node) and operator_name(node.target) in ("aten::_to_copy", "aten::to"):
+        node = node.args[0]
+    if not isinstance(node, fx.Node) or operator_name(node.target) != "aten::cumsum":
+        return False
+    added = call.dims_of(node.args[0])
+    return added is not None and added.zero == (True,)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
 
 from ..axes import ONE, Axis
 from .pointwise import broadcast
-from .registry import Call, Dims, Result, axis_rule, dim_index
+from .positions import at_positions
+from .registry import Call, Dims, Resize, Result, axis_rule, dim_index, resize_rule
 
 NAMED = "its positions are named by data"
 
 
 @axis_rule("embedding")
 def embedding(call: Call) -> Result:
-    """``v h, ... -> ... h``: v is named by data, so it is frozen."""
+    """``v h, ... -> ... h``: v is named by data, so it is frozen unless the indices are positions of it."""
     weight, indices = call.tensor("weight"), call.tensor("indices")
-    call.freeze(weight.axes[0], f"{NAMED} (embedding)")
+    at_positions(call, weight.axes[0], indices, f"{NAMED} (embedding)")
     return Dims((*indices.axes, weight.axes[1]), (*(False,) * len(indices), weight.zero[1]))
 
 
@@ -41,10 +44,10 @@ def embedding_bag(call: Call) -> Result:
 
 @axis_rule("index_select")
 def index_select(call: Call) -> Result:
-    """``a b, i -> i b``: a is named by data, so it is frozen."""
+    """``a b, i -> i b``: a is named by data, so it is frozen unless the indices are positions of it."""
     x, index = call.tensor("self"), call.tensor("index")
     dim = dim_index(call["dim"], len(x))
-    call.freeze(x.axes[dim], f"{NAMED} (index_select)")
+    at_positions(call, x.axes[dim], index, f"{NAMED} (index_select)")
     return x.replace(dim, index.axes[0] if len(index) else call.fresh(1), False)
 
 
@@ -61,7 +64,10 @@ class Indexed:
 
 
 def indexed(call: Call, x: Dims) -> Indexed | None:
-    """The dims that ``call["indices"]`` names, all frozen; None where there are masks beside other indices."""
+    """The dims that ``call["indices"]`` names; None where there are masks beside other indices.
+
+    They are frozen, but for those whose positions the indices are.
+    """
     named = [(dim, each) for dim, each in enumerate(call["indices"]) if isinstance(each, fx.Node)]
     masks = [each for _, each in named if each.meta["val"].dtype in (torch.bool, torch.uint8)]
     if masks and len(named) > 1:
@@ -76,8 +82,8 @@ def indexed(call: Call, x: Dims) -> Indexed | None:
         taken: tuple[Axis | None, ...] = (None,)
     else:
         used = tuple(dim for dim, _ in named)
-        for dim in used:
-            call.freeze(x.axes[dim], f"{NAMED} (index)")
+        for dim, each in named:
+            at_positions(call, x.axes[dim], call.dims_of(each), f"{NAMED} (index)")
         taken = broadcast(call, [dims for _, each in named if (dims := call.dims_of(each)) is not None])
     together = masks or len(used) == last - first + 1
     return Indexed(taken, tuple(dim for dim in range(len(x)) if dim not in used), first if together else 0)
@@ -85,7 +91,7 @@ def indexed(call: Call, x: Dims) -> Indexed | None:
 
 @axis_rule("index", "_unsafe_index")
 def index(call: Call) -> Result:
-    """``a b, i -> i b``: dims with an index are frozen, the others stay."""
+    """``a b, i -> i b``: dims with an index are frozen unless it holds positions of them, the others stay."""
     x = call.tensor("self")
     found = indexed(call, x)
     if found is None:
@@ -137,7 +143,10 @@ def index_along(call: Call) -> Result:
 
 @axis_rule("gather", "take_along_dim")
 def gather(call: Call) -> Result:
-    """``a b, i b -> i b``: a is named by data, so it is frozen; where the others differ in size they are too."""
+    """``a b, i b -> i b``: a is named by data, so it is frozen; where the others differ in size they are too.
+
+    Indices that are positions of a leave it to be cut.
+    """
     x, index = call.tensor("self"), call.tensor("index" if "index" in call.arguments else "indices")
     if call["dim"] is None or call.shape != tuple(axis.size for axis in index.axes):
         return call.opaque("its positions are named by data, and it is broadcast")
@@ -146,7 +155,7 @@ def gather(call: Call) -> Result:
     for other in range(len(x)):
         zero.append(other != dim and x.zero[other])
         if other == dim:
-            call.freeze(x.axes[other], f"{NAMED} (gather)")
+            at_positions(call, x.axes[other], index, f"{NAMED} (gather)")
         elif x.axes[other].size == index.axes[other].size or x.axes[other].size == 1:
             call.unify(x.axes[other], index.axes[other])
         else:
@@ -158,7 +167,10 @@ def gather(call: Call) -> Result:
 
 @axis_rule("scatter", "scatter_add", "scatter_reduce")
 def scatter(call: Call) -> Result:
-    """``a b, i b, i b -> a b``: a and i are frozen; so is a dim of which only the first positions are written."""
+    """``a b, i b, i b -> a b``: a and i are frozen; so is a dim of which only the first positions are written.
+
+    Indices that are positions of a leave it to be cut: where it is masked nothing is written.
+    """
     x, index, source = call.tensor("self"), call.tensor("index"), call.dims("src")
     dim = dim_index(call["dim"], len(x)) if len(x) else 0
     reason = "its positions are written where data says"
@@ -170,9 +182,10 @@ def scatter(call: Call) -> Result:
                 call.unify(axis, each)
             zero[other] = zero[other] and (source is None or source.zero[other])
         else:
-            for each in (axis, *written):
+            for each in written:
                 call.freeze(each, reason)
-            zero[other] = False
+            named = at_positions(call, axis, index if other == dim else None, reason)
+            zero[other] = named and x.zero[other]
     return Dims(tuple(map(call.resolve, x.axes)), tuple(zero))
 
 
@@ -190,7 +203,6 @@ def by_number(call: Call) -> Result:
     "_unique",
     "_unique2",
     "bincount",
-    "histc",
     "searchsorted",
     "multinomial",
 )
@@ -199,9 +211,30 @@ def chosen(call: Call) -> Result:
     return call.opaque(f"{call.node.target} chooses or counts by its values")
 
 
+@axis_rule("histc")
+def histogram(call: Call) -> Result:
+    """``... -> a`` where a bin counts each position of a; what else is counted depends on all values together."""
+    x, bins = call.tensor("self"), call["bins"]
+    if x.points_at is None or (x.points_at.size, call["min"], call["max"]) != (bins, 0, bins - 1):
+        return chosen(call)
+    return Dims((call.resolve(x.points_at),), (True,))
+
+
+@resize_rule("histc")
+def resize_histogram(resize: Resize) -> Mapping[str, Any]:
+    size = resize.size(resize.dims.axes[0])
+    return {"bins": size, "max": size - 1}
+
+
 @axis_rule("one_hot")
 def one_hot(call: Call) -> Result:
-    """``... -> ... v``: v counts values, so it is frozen."""
-    x = call.tensor("self")
-    size = call.shape[-1]
-    return Dims((*x.axes, call.fixed(size, "it counts values")), (False,) * (len(x) + 1))
+    """``... -> ... v``: v counts values, so it is frozen unless these are positions of an axis, which it then is."""
+    x, size = call.tensor("self"), call.shape[-1]
+    counted = call.fresh(size)
+    zero = at_positions(call, counted, x, "it counts values")
+    return Dims((*x.axes, call.resolve(counted)), (*(False,) * len(x), zero))
+
+
+@resize_rule("one_hot")
+def resize_one_hot(resize: Resize) -> Mapping[str, Any]:
+    return {"num_classes": resize.size(resize.dims.axes[-1])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..axes import ONE, Axis
 from .pointwise import pointwise
@@ -54,16 +55,41 @@ def statistic(call: Call) -> Result:
     return reduce(call, lambda axis, zero: call.statistics(axis, zero, what))
 
 
+@axis_rule("amax", "amin", "max", "min", "argmax", "argmin")
+def best_position(call: Call) -> Result:
+    """``a b -> b`` (or ``1 b``), the best of a, which is a statistic: masked positions are never the best.
+
+    Where it is the best that is named, b points at a.
+    """
+    x, other = call.tensor("self"), call.dims("other")
+    if other is not None:  # max(x, y) is not a reduction
+        return pointwise(call, [x, other], all)
+    what = operator_name(call.node.target).removeprefix("aten::")
+    dim = call.arguments.get("dim")
+    if dim is None or (isinstance(dim, (tuple, list)) and len(dim) != 1) or not len(x):
+        return order_positions(call)
+    axis = x.axes[dim_index(dim if isinstance(dim, int) else dim[0], len(x))]
+    result = reduce(call, lambda axis, zero: None)
+    if what in ("amax", "amin"):
+        call.solver.mark_statistics(axis, f"{what} compares its positions", call.node)
+        return result
+    if isinstance(result, tuple) and not any(user.args[1] == 1 and user.users for user in call.node.users):
+        call.solver.mark_statistics(axis, f"{what} compares its positions", call.node)
+        return result[0], never_zero(result[1])  # type: ignore[return-value]
+    call.chooses(axis, 1, what)
+    if isinstance(result, tuple):
+        return result[0], _pointing_at(result[1], axis)
+    return _pointing_at(result, axis)
+
+
+def _pointing_at(result: Result, axis: Axis) -> Dims | None:
+    return Dims(result.axes, (False,) * len(result), axis) if isinstance(result, Dims) else None
+
+
 @axis_rule(
-    "amax",
-    "amin",
-    "max",
-    "min",
     "prod",
     "any",
     "all",
-    "argmax",
-    "argmin",
     "logsumexp",
     "median",
     "nanmedian",
@@ -73,8 +99,6 @@ def statistic(call: Call) -> Result:
 )
 def order_positions(call: Call) -> Result:
     """Reductions to which a zero adds something: the reduced dims are frozen; along the others zeros give zeros."""
-    if call.dims("other") is not None:  # max(x, y) is not a reduction
-        return pointwise(call, call.tensors(), all)
     if call.dims("q") is not None:
         return call.opaque(f"{call.node.target} compares its positions")
     result = reduce(call, lambda axis, zero: call.freeze(axis, f"{call.node.target} compares its positions"))
@@ -129,8 +153,19 @@ def loss(call: Call) -> Result:
     return call.opaque(f"{call.node.target} compares its positions")
 
 
-@axis_rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax", "special_softmax")
+@axis_rule("softmax", "_softmax", "_safe_softmax", "special_softmax")
 def softmax(call: Call) -> Result:
+    """``... a -> ... a``: masked units would take their share, so a is a statistic: they count for nothing."""
+    x = call.tensor("self")
+    if not len(x):
+        return never_zero(x)
+    dim = dim_index(call["dim"], len(x))
+    call.solver.mark_statistics(x.axes[dim], "softmax normalises over it", call.node)
+    return Dims(x.axes, tuple(other == dim for other in range(len(x))))
+
+
+@axis_rule("log_softmax", "_log_softmax")
+def log_softmax(call: Call) -> Result:
     """``... a -> ... a``: masked units would still take their share, so a is frozen."""
     return along(call, call.arguments["dim"], "softmax normalises over it")
 
@@ -173,15 +208,20 @@ def along(call: Call, dim: int, reason: str) -> Result:
 
 @axis_rule("topk", "kthvalue")
 def topk(call: Call) -> Result:
-    """``... a -> ... k``: positions are compared, so a is frozen."""
+    """``... a -> ... k``: the kth of a has it frozen; the k best are chosen of what is kept if a is cut."""
     x = call.tensor("self")
-    dim = dim_index(call["dim"], len(x))
-    call.freeze(x.axes[dim], f"{call.node.target} compares its positions")
     shape = call.shapes[0]
-    if shape is None or len(shape) != len(x):
-        return never_zero((x.take(other for other in range(len(x)) if other != dim),) * 2)
+    if not len(x) or shape is None:
+        return never_zero((x, x))
+    dim = dim_index(call["dim"], len(x))
+    if operator_name(call.node.target) == "aten::kthvalue":
+        call.freeze(x.axes[dim], f"{call.node.target} compares its positions")
+        rest = x if len(shape) == len(x) else x.take(other for other in range(len(x)) if other != dim)
+        return never_zero((rest.replace(dim, ONE, False) if rest is x else rest,) * 2)
+    call.chooses(x.axes[dim], call["k"], "topk")
     best = call.fixed(shape[dim], "it counts the best positions")
-    return never_zero((x.replace(dim, best, False),) * 2)
+    values = Dims(x.replace(dim, best, False).axes, (False,) * len(x))
+    return values, replace(values, points_at=call.resolve(x.axes[dim]))
 
 
 @axis_rule("cosine_similarity")

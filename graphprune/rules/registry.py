@@ -27,10 +27,14 @@ from ..axes import MAX_TERMS, Axis, Solver, terms_of
 
 @dataclass(frozen=True, slots=True)
 class Dims:
-    """What inference knows of one tensor: for each dim its axis and whether a masked unit of it holds only zeros."""
+    """What inference knows of one tensor: for each dim its axis and whether a masked unit of it holds only zeros.
+
+    ``points_at`` is the axis of which the values of the tensor are positions (see :mod:`graphprune.rules.positions`).
+    """
 
     axes: tuple[Axis, ...]
     zero: tuple[bool, ...]
+    points_at: Axis | None = None
 
     def __len__(self) -> int:
         return len(self.axes)
@@ -170,6 +174,9 @@ class Call:
     singular: list[tuple[fx.Node, Axis]] = field(default_factory=list)
     """Where calls are not finite since masked units are zero: what they divide by, and its axis."""
 
+    chosen: list[tuple[Axis, int]] = field(default_factory=list)
+    """The axes that calls choose positions of, and how many."""
+
     def __getitem__(self, name: str) -> Any:
         """An argument by its schema name, as the graph has it (nodes for tensors)."""
         return self.arguments[name]
@@ -268,6 +275,11 @@ class Call:
         self.singular.append((self.arguments[name], axis))
         self.freeze(axis, reason)
 
+    def chooses(self, axis: Axis, count: int, what: str) -> None:
+        """``what`` chooses ``count`` positions of ``axis``, with masked units never among them."""
+        self.solver.mark_statistics(axis, f"{what} chooses some of its positions", self.node)
+        self.chosen.append((axis, count))
+
     def remember(self, *axes: Axis) -> None:
         """Keep axes for the resize rule of this call, which finds them in ``Resize.remembered``."""
         self.memory[self.node] = axes
@@ -275,7 +287,7 @@ class Call:
     def opaque(self, reason: str) -> Result:
         """Freeze everything that touches the call: the sound answer where nothing better is known."""
         for dims in self.tensors():
-            for axis in dims.axes:
+            for axis in (*dims.axes, *([] if dims.points_at is None else [dims.points_at])):
                 self.freeze(axis, reason)
         return self.fixed_outputs(reason)
 

@@ -97,6 +97,19 @@ def deviation(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
     return variance(arguments, masks).sqrt()
 
 
+@reference("std_mean")
+def deviation_and_mean(arguments: Mapping[str, Any], masks: Masks) -> tuple[Tensor, Tensor]:
+    return deviation(arguments, masks), mean(arguments, masks)
+
+
+@reference("nanmean")
+def mean_of_numbers(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
+    x: Tensor = arguments["self"]
+    dims = chosen_dims(arguments, x)
+    weight = counted(x, dims, masks)[0] * ~x.isnan()
+    return reduced((x.nan_to_num() * weight).sum(dims, keepdim=True) / weight.sum(dims, keepdim=True), dims, arguments)
+
+
 @reference("layer_norm")
 def layer_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
     x = arguments["input"]
@@ -124,6 +137,49 @@ def batch_norm_with_statistics(arguments: Mapping[str, Any], masks: Masks) -> tu
     x: Tensor = arguments["input"]
     centre, spread = moments(x, [dim for dim in range(x.ndim) if dim != 1], masks)
     return batch_norm(arguments, masks), centre.flatten(), (spread + arguments["eps"]).rsqrt().flatten()
+
+
+@reference("softmax", "_softmax", "_safe_softmax", "special_softmax")
+def softmax(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
+    """Positions that do not count have no share."""
+    x = only_counted(arguments, masks, largest=True)
+    return torch.softmax(x, arguments["dim"], dtype=arguments.get("dtype"))
+
+
+@reference("topk")
+def topk(arguments: Mapping[str, Any], masks: Masks) -> Any:
+    """Positions that do not count are never chosen."""
+    x = only_counted(arguments, masks, largest=arguments["largest"])
+    return torch.topk(x, arguments["k"], arguments["dim"], arguments["largest"], arguments["sorted"])
+
+
+def _best(operator: Callable[..., Any], *, largest: bool) -> Reference:
+    """Positions that do not count are never the best."""
+
+    def best(arguments: Mapping[str, Any], masks: Masks) -> Any:
+        x = only_counted(arguments, masks, largest=largest)
+        return operator(x, arguments["dim"], arguments["keepdim"])
+
+    return best
+
+
+for _name, _largest in (("max", True), ("min", False)):
+    for _operator in (_name, f"a{_name}", f"arg{_name}"):
+        references[f"aten::{_operator}"] = _best(getattr(torch, _operator), largest=_largest)
+
+
+def only_counted(arguments: Mapping[str, Any], masks: Masks, *, largest: bool) -> Tensor:
+    """The input with the worst of all values where positions along ``dim`` do not count."""
+    x: Tensor = arguments["self"]
+    (dim,) = chosen_dims(arguments, x)
+    mask = masks[dim]
+    if mask is None:
+        return x
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
+    worst = (-torch.inf if largest else torch.inf) if x.is_floating_point() else limits.min if largest else limits.max
+    return x.masked_fill(~mask.reshape(shape).to(x.device), worst)
 
 
 @reference("rms_norm")

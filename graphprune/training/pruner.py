@@ -320,6 +320,11 @@ class Pruner:
                 "make_up='bias' is for pruning at once (graphprune prune --no-tune): while training use "
                 "make_up='weights', or 'none'"
             )
+        if any(group.kind == "experts" for group in choose_groups(self.traced, self.config.kinds)):
+            raise TrainingError(
+                "a router goes on choosing experts whose weights are masked, so they can't be pruned while training: "
+                "prune them at once (gp.select with kinds=['experts']) and tune what is left"
+            )
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise TrainingError(f"{name} has no trainable parameter: load its adapters with is_trainable=True")
         more = self.criterion.needs - {"lora_gradients", "gates"}

@@ -177,6 +177,19 @@ def cnn(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"loader": [batch]}
 
 
+def experts(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    from transformers import AutoTokenizer, Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    name = directory / "Qwen" / "Qwen1.5-MoE-A2.7B"
+    tokenizer = AutoTokenizer.from_pretrained(directory / "MODEL")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    inner = {"intermediate_size": 48, "moe_intermediate_size": 40, "shared_expert_intermediate_size": 40}
+    config = Qwen2MoeConfig(vocab_size=len(tokenizer), num_experts=6, num_experts_per_tok=2, **sizes, **inner)
+    Qwen2MoeForCausalLM(config).save_pretrained(name)
+    tokenizer.save_pretrained(name)
+    return {}
+
+
 def vit(directory: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -224,6 +237,7 @@ PAGES = {
     "docs/quantised.md": quantised,
     "docs/recipes/accelerate.md": llama_lora,
     "docs/recipes/cnn-onnx.md": cnn,
+    "docs/recipes/experts.md": experts,
     "docs/recipes/llama-lora.md": llama_lora,
     "docs/recipes/qlora.md": qlora,
     "docs/recipes/resume.md": resume,

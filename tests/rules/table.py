@@ -1041,6 +1041,13 @@ SCANS = "cumsum cumprod logcumsumexp cummax cummin sort argsort"
 ORDERED = "amax amin max min prod any all argmax argmin logsumexp median nanmedian aminmax mode"
 
 
+NUMBERED = {
+    **dict.fromkeys(["max", "min"], "computes with the numbers of its positions"),
+    **dict.fromkeys(["argmax", "argmin"], "the numbers of its positions are an output"),
+}
+"""Why an axis whose best position is named is frozen where the number is used for something else."""
+
+
 def first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
     return value if isinstance(value, Tensor) else value[0]
 
@@ -1102,7 +1109,12 @@ REDUCTIONS: list[Case] = [
     case(
         "var std var_mean std_mean",
         lambda p, x: (
-            total([torch.var(p.cube, 0), torch.std(p.cube, 0), *torch.var_mean(p.cube, 0), *torch.std_mean(p.cube, 0)])
+            total(
+                [
+                    *(torch.var(p.cube, 0), torch.std(p.cube, 0), torch.nanmean(p.cube, 0)),
+                    *(*torch.var_mean(p.cube, 0), *torch.std_mean(p.cube, 0)),
+                ]
+            )
             @ p.down
             * x.sum()
         ),
@@ -1128,10 +1140,21 @@ REDUCTIONS: list[Case] = [
         case(
             name,
             lambda p, x, name=name: along_positions(name, h(p, x).mT > 0 if name in ("any", "all") else h(p, x).mT),
-            frozen={"up:1": f"aten.{name}"},
+            statistics="up:1" if name in ("amax", "amin") else "",
+            frozen={} if name in ("amax", "amin") else {"up:1": NUMBERED.get(name, f"aten.{name}")},
             up="3 a",
         )
         for name in ORDERED.split()
+    ),
+    case("argmax", lambda p, x: h(p, x).argmax(-1) * 2, frozen={"up:1": "computes with the numbers"}, up="3 a"),
+    case("argmin", lambda p, x: h(p, x).argmin(-1), frozen={"up:1": "the numbers of its positions are"}, up="3 a"),
+    case(
+        "max argmin",
+        lambda p, x: (p.table[h(p, x).max(-1).indices] + F.embedding(h(p, x).argmin(-1), p.table)) @ p.down,
+        statistics="up:1 table:0",
+        up="3 a",
+        table="a b",
+        down="b 2",
     ),
     case("logsumexp", lambda p, x: torch.logsumexp(h(p, x), 0).sum(), frozen={"up:1": NOT_ZERO}, up="3 a"),
     case(
@@ -1161,10 +1184,26 @@ REDUCTIONS: list[Case] = [
         buffers={"q": "0"},
     ),
     case(
-        "softmax log_softmax",
-        lambda p, x: (h(p, x).softmax(-1) + h(p, x).log_softmax(-1)).sum(-1),
+        "log_softmax",
+        lambda p, x: h(p, x).log_softmax(-1).sum(-1),
         frozen={"up:1": "softmax normalises over it"},
         up="3 a",
+    ),
+    case(
+        "softmax _softmax _safe_softmax",
+        lambda p, x: (
+            (h(p, x).softmax(-1) + aten._softmax(h(p, x), -1, False) + aten._safe_softmax(h(p, x), -1)) @ p.down
+        ),
+        statistics="up:1 down:0",
+        up="3 a",
+        down="a 2",
+    ),
+    case(
+        "special_softmax",
+        lambda p, x: aten.special_softmax(h(p, x), 1) @ p.down,
+        statistics="up:1",
+        up="3 a",
+        down="a 2",
     ),
     case(
         "_softmax _log_softmax _safe_softmax softmax log_softmax",
@@ -1225,9 +1264,15 @@ REDUCTIONS: list[Case] = [
         "topk kthvalue",
         lambda p, x: (total(list(p.up.topk(2, 0))).sum(0) + total(list(p.up.kthvalue(1, 0)))) @ p.down * x.sum(),
         cut="up:1",
-        frozen={"up:0": "compares its positions"},
+        frozen={"up:0": "computes with the numbers of its positions"},
         up="a b",
         down="b 2",
+    ),
+    case(
+        "topk",
+        lambda p, x: (x @ p.up).topk(1).values * (-x @ p.up).topk(1, largest=False).values,
+        statistics="up:1",
+        up="3 a",
     ),
     case(
         "kthvalue",
@@ -1878,6 +1923,121 @@ INDEXING: list[Case] = [
         table="4 a",
         down="a 2",
         inputs=[IDS],
+    ),
+]
+
+# --- positions that are chosen ----------------------------------------------------------------------------------------
+
+
+def routed(p: Small, x: Tensor) -> tuple[Tensor, Tensor]:
+    """How much the rows choose the best positions of ``a``, and the numbers of these."""
+    values, chosen = (x @ p.router).softmax(-1).topk(1, -1)
+    return values, chosen
+
+
+def by_experts(p: Small, x: Tensor) -> Tensor:
+    """Rows in the order of the experts that they chose, through the matrices of these, and back again."""
+    values, chosen = routed(p, x)
+    experts, order = chosen.reshape(-1).sort()
+    ends = torch.histc(experts.float(), p.a, 0, p.a - 1).cumsum(0).int()
+    out = torch.ops.transformers.grouped_mm_fallback((x @ p.inner)[order], p.up, ends)
+    return (out @ p.down)[order.argsort()] * values
+
+
+ROUTED: list[Case] = [
+    case(
+        "topk gather take_along_dim",
+        lambda p, x: (
+            routed(p, x)[0]
+            * (x @ p.table).gather(1, routed(p, x)[1])
+            * torch.take_along_dim(x @ p.table, routed(p, x)[1], 1)
+        ),
+        statistics="router:1 table:1",
+        router="3 a",
+        table="3 a",
+    ),
+    case(
+        "topk embedding index index_select one_hot",
+        lambda p, x: (
+            (
+                F.embedding(routed(p, x)[1], p.table)[:, 0]
+                + p.table[routed(p, x)[1].squeeze(1)]
+                + p.table.index_select(0, routed(p, x)[1].view(-1))
+                + F.one_hot(routed(p, x)[1].flatten(), p.a).double() @ p.other
+            )
+            @ p.down
+        ),
+        cut="table:1 other:1 down:0",
+        statistics="router:1 table:0 other:0",
+        router="3 a",
+        table="a b",
+        other="a b",
+        down="b 2",
+    ),
+    case(
+        "topk scatter scatter_add",
+        lambda p, x: (
+            (
+                torch.zeros(2, p.a).double().scatter(1, routed(p, x)[1], routed(p, x)[0])
+                + torch.zeros_like(x @ p.router).scatter_add(1, routed(p, x)[1], x[:, :1])
+            )
+            @ p.table
+        ),
+        statistics="router:1 table:0",
+        router="3 a",
+        table="a 2",
+    ),
+    case(
+        "scatter",
+        lambda p, x: torch.ones_like(x @ p.router).scatter(1, routed(p, x)[1], routed(p, x)[0]).sum(1),
+        frozen={"router:1": NOT_ZERO},
+        router="3 a",
+    ),
+    case(
+        "sort histc transformers::grouped_mm_fallback",
+        by_experts,
+        cut="up:1 up:2 inner:1",
+        statistics="router:1 up:0",
+        router="3 a",
+        inner="3 b",
+        up="a b c",
+        down="c 2",
+    ),
+    case(
+        "cat topk index",
+        lambda p, x: p.table[torch.cat([routed(p, x)[1], (x @ p.other).argmax(-1, keepdim=True)], 1)].sum(1),
+        statistics="router:1 other:1 table:0",
+        router="3 a",
+        other="3 a",
+        table="a 2",
+    ),
+    case(
+        "cat topk index",
+        lambda p, x: p.table[torch.cat([routed(p, x)[1], torch.zeros(2, 1).long()], 1)].sum(1),
+        frozen={"router:1": "put together with other numbers", "table:0": "put together with other numbers"},
+        router="3 a",
+        table="a 2",
+    ),
+    case(
+        "topk embedding add",
+        lambda p, x: F.embedding((routed(p, x)[1] + 1) % p.a, p.table),
+        frozen={"router:1": "computes with the numbers", "table:0": "named by data"},
+        router="3 a",
+        table="a 2",
+    ),
+    case(
+        "topk index_put",
+        lambda p, x: (x @ p.other).index_put((torch.arange(2)[:, None], routed(p, x)[1]), routed(p, x)[1].double()),
+        frozen={"router:1": "computes with the numbers"},
+        router="3 a",
+        other="3 a",
+    ),
+    case(
+        "index topk",
+        lambda p, x: p.table[routed(p, x)[1].to(torch.uint8).long()],
+        frozen={"router:1": "computes with the numbers", "table:0": "computes with the numbers"},
+        router="3 a",
+        table="a 2",
     ),
 ]
 
@@ -2558,6 +2718,7 @@ TABLE: list[Case] = [
     *NORMS,
     *ATTENTION,
     *INDEXING,
+    *ROUTED,
     *CONVOLUTIONS,
     *CREATION,
     *RECURRENT,

@@ -8,7 +8,7 @@ from torch import nn
 
 import graphprune as gp
 from graphprune.rules import axis_rules, resize_rules
-from tests.lockstep import check_lockstep, random_plan
+from tests.lockstep import check_lockstep, random_plan, statistics_plan, verified
 from tests.rules.case import Case, Small, called, case, reasons, statuses, traced_case
 from tests.rules.table import TABLE
 
@@ -62,6 +62,21 @@ def test_the_compact_model_is_verified(row: Case) -> None:
     assert compact.report is not None
     assert compact.report.graph_error is not None
     assert compact.parameter_count < traced.parameter_count
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in TABLE if row.statistics],
+    ids=[i for i, row in zip(IDS, TABLE, strict=True) if row.statistics],
+)
+def test_what_is_asked_for_counts_what_is_kept(row: Case) -> None:
+    traced = traced_case(row, seed=8)
+    found = [
+        verified(traced, statistics_plan(traced, seed)) for seed in range(4)
+    ]  # the best position may be one that stays
+    assert any(found)
+    for compact in found:
+        assert compact is None or compact.parameter_count < traced.parameter_count
 
 
 def test_rules_are_for_operators_that_exist() -> None:

@@ -161,7 +161,7 @@ LANGUAGE: dict[str, Entry] = {
     "deepseek_v3": causal(
         "DeepseekV3",
         num_key_value_heads=6,
-        n_routed_experts=4,
+        n_routed_experts=8,
         n_shared_experts=1,
         n_group=2,
         topk_group=1,

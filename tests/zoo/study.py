@@ -13,6 +13,7 @@ import graphprune as gp
 from graphprune.budget import parameter_cost
 from graphprune.expressible import module_cuts
 from graphprune.groups import PruningGroup
+from graphprune.ladders import asked_as
 from graphprune.plan import GroupPlan, PruningPlan
 from graphprune.traced import TracedModel
 
@@ -56,6 +57,12 @@ class Row:
     by_example: bool = False
     """Whether it was captured as it goes for its example inputs."""
 
+    asked: tuple[tuple[str, int], ...] = ()
+    """The groups that are cut only when asked for, by the word for their kind."""
+
+    asked_error: float | None = None
+    asked_problem: str | None = None
+
 
 def half(traced: TracedModel, groups: Sequence[PruningGroup], *, slots: bool = True) -> PruningPlan:
     """Half of the units of each of these groups, chosen at random; per slot where there are slots."""
@@ -63,16 +70,19 @@ def half(traced: TracedModel, groups: Sequence[PruningGroup], *, slots: bool = T
     plans: dict[str, GroupPlan] = {}
     for group in groups:
         rows = group.slot.size if slots and group.slot is not None else 1
+        count = max(group.least, group.units // 2)
         kept = tuple(
-            tuple(sorted(torch.randperm(group.units, generator=generator)[: max(1, group.units // 2)].tolist()))
-            for _ in range(rows)
+            tuple(sorted(torch.randperm(group.units, generator=generator)[:count].tolist())) for _ in range(rows)
         )
         plans[group.name] = GroupPlan(group.units, kept if slots and group.slot is not None else kept[0])
     return PruningPlan(traced.fingerprint, plans)
 
 
-def study(name: str, entry: Entry) -> Row:
-    """Trace a model, cut half of all groups in graph form, and half of what the module form can cut in that."""
+def study(name: str, entry: Entry, *, asked: bool = False) -> Row:
+    """Trace a model, cut half of all groups in graph form, and half of what the module form can cut in that.
+
+    ``asked``: then also half of what is cut only when asked for, in graph form.
+    """
     try:
         model, inputs = entry()
     except Exception as error:
@@ -101,6 +111,7 @@ def study(name: str, entry: Entry) -> Row:
         "largest": 1 - cost({group.atom.id: 1 for group in groups}) / whole,
         "before": whole,
         "frozen": tuple(reasons.most_common()),
+        **(_asked(traced) if asked else {}),
     }
     if not groups:
         return Row(**row, problem="nothing of it can be cut")
@@ -124,6 +135,19 @@ def study(name: str, entry: Entry) -> Row:
     compact = gp.rewrite(traced, half(traced, expressed))
     row["module_error"] = None if compact.report is None else compact.report.module_error
     return Row(**row, module_problem=compact.module_error)
+
+
+def _asked(traced: TracedModel) -> dict[str, Any]:
+    """What becomes of half of the units that are cut only when asked for, in the terms of a row."""
+    groups = [g for g in traced.groups if g.status == "statistics" and g.least < g.units]
+    if not groups:
+        return {}
+    row: dict[str, Any] = {"asked": tuple(Counter(asked_as(group) for group in groups).most_common())}
+    try:
+        compact = gp.rewrite(traced, half(traced, groups), module_form=False)
+    except gp.GraphPruneError as error:
+        return row | {"asked_problem": _line(error)}
+    return row | {"asked_error": None if compact.report is None else compact.report.graph_error}
 
 
 def reason(group: PruningGroup) -> str:

@@ -1,0 +1,133 @@
+"""Whole experts of a mixture: cut when asked for, with the router as one that never chooses those that go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+import graphprune as gp
+from graphprune.errors import BudgetError, PlanError, TrainingError
+from graphprune.traced import TracedModel
+from tests.zoo.language import LANGUAGE
+
+FAMILIES = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "phimoe"]
+
+NEVER = -1e9
+
+
+def traced_family(name: str) -> TracedModel:
+    model, inputs = LANGUAGE[name]()
+    return gp.trace(model.eval(), (), inputs)
+
+
+def experts(traced: TracedModel, **options: Any) -> gp.PruningPlan:
+    return gp.select(traced, gp.score(traced, "magnitude"), ratio=0.15, kinds=["experts"], **options)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_plain_transformers_loads_what_is_left(name: str, tmp_path: Path) -> None:
+    traced = traced_family(name)
+    plan = experts(traced, target="hf")
+    assert {group.kind for group in traced.groups if group.name in plan.groups} == {"experts"}
+    compact = gp.rewrite(traced, plan)
+    gp.save(compact, tmp_path / "cut")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "cut")
+    assert type(loaded) is type(traced.module)
+    assert compact.module is not None
+    assert torch.equal(loaded(**traced.kwargs).logits, compact.module(**traced.kwargs).logits)
+
+
+def test_the_router_is_one_that_never_chooses_what_went() -> None:
+    traced = traced_family("gpt_oss")
+    plan = experts(traced, homogeneous=True)
+    compact = gp.rewrite(traced, plan)
+    assert compact.module is not None
+    with torch.no_grad():
+        for name, group in plan.groups.items():
+            router = traced.module.get_submodule(name.partition(":")[0]).router
+            gone = sorted(set(range(group.units)) - set(group.kept))
+            router.bias[gone] = NEVER  # type: ignore[index,operator]
+        wanted = traced.module(**traced.kwargs).logits
+    assert torch.allclose(compact.module(**traced.kwargs).logits, wanted, atol=1e-6)
+
+
+def grouped(**sizes: int) -> nn.Module:
+    """A DeepSeek whose router chooses groups of experts first."""
+    torch.manual_seed(0)
+    config = transformers.DeepseekV3Config(
+        vocab_size=97,
+        hidden_size=48,
+        intermediate_size=80,
+        moe_intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        first_k_dense_replace=1,
+        q_lora_rank=24,
+        kv_lora_rank=16,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+        **({"n_routed_experts": 16, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3} | sizes),
+    )
+    return transformers.DeepseekV3ForCausalLM(config).eval()
+
+
+def test_experts_in_groups() -> None:
+    traced = gp.trace(grouped(), (), {"input_ids": torch.arange(22).reshape(2, 11)})
+    found = {group.name: (group.units, group.least) for group in traced.groups if group.kind == "experts"}
+    # three are chosen of all, two in each group that is judged; and two of four groups
+    assert found == {"model.layers.1.mlp:experts.1": (4, 3), "model.layers.1.mlp:experts.2": (4, 2)} or found == {
+        "model.layers.1.mlp:experts.1": (4, 2),
+        "model.layers.1.mlp:experts.2": (4, 3),
+    }
+    plan = experts(traced, target="hf")
+    compact = gp.rewrite(traced, plan)
+    assert compact.module is not None
+    left = 16
+    for group in plan.groups.values():
+        left = left * group.count // group.units
+    assert compact.module.config.n_routed_experts == left < 16
+
+
+def test_as_many_stay_as_are_chosen() -> None:
+    traced = traced_family("mixtral")
+    name = next(group.name for group in traced.groups if group.kind == "experts")
+    assert traced.groups[name].least == 2
+    with pytest.raises(PlanError) as fixed:
+        experts(traced, constraints=gp.Constraints(fixed={name: 1}))
+    assert str(fixed.value) == f"fixed keeps 1 units of {name}, but 2 are chosen at once: fix at least as many"
+    plan = gp.PruningPlan(traced.fingerprint, {name: gp.GroupPlan(4, (3,))})
+    with pytest.raises(PlanError) as kept:
+        gp.rewrite(traced, plan)
+    assert str(kept.value) == f"the plan keeps 1 units of {name}, but 2 are chosen at once: keep at least as many"
+    with pytest.raises(BudgetError, match="can't be removed: the most is"):
+        gp.select(traced, gp.score(traced, "magnitude"), ratio=0.9, kinds=["experts"])
+
+
+def test_they_are_not_cut_unless_asked_for() -> None:
+    traced = traced_family("qwen3_moe")
+    plan = gp.select(traced, gp.score(traced, "random"), ratio=0.3)
+    assert not any(traced.groups[name].kind == "experts" for name in plan.groups)
+
+
+def test_they_are_not_pruned_while_training() -> None:
+    peft = pytest.importorskip("peft")
+    model, inputs = LANGUAGE["mixtral"]()
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"]))
+    traced = gp.trace(model, (), inputs)
+    config = gp.PruneConfig(ratio=0.1, kinds=("experts",))
+    with pytest.raises(TrainingError, match="a router goes on choosing experts whose weights are masked"):
+        gp.Pruner(traced, config, total_steps=10)
+
+
+def test_the_onnx_file_has_fewer_experts(tmp_path: Path) -> None:
+    traced = traced_family("qwen3_moe")
+    compact = gp.rewrite(traced, experts(traced, homogeneous=True))
+    report = gp.export_onnx(compact, tmp_path / "model.onnx")
+    assert max(report.relative) < 1e-4
