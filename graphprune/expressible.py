@@ -53,15 +53,23 @@ Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of parameters and buffers by name."""
 
 
-def _once_per_model(question: Callable[[TracedModel], Answer]) -> Callable[[TracedModel], Answer]:
-    """Keep the answers for as long as the traced models live: selection asks at every step of a schedule."""
-    answers: WeakKeyDictionary[TracedModel, Answer] = WeakKeyDictionary()
+def _once_per_model(
+    question: Callable[[TracedModel, Sequence[PruningGroup]], Answer],
+) -> Callable[[TracedModel, Iterable[PruningGroup]], Answer]:
+    """Keep the answers for as long as the traced models live: selection asks at every step of a schedule.
+
+    The question is asked of the families of some groups, each with all its groups that can be cut: no run of the model
+    is spent on what no one wants to cut.
+    """
+    answers: WeakKeyDictionary[TracedModel, dict[frozenset[str], Answer]] = WeakKeyDictionary()
 
     @wraps(question)
-    def ask(traced: TracedModel) -> Answer:
-        if traced not in answers:
-            answers[traced] = question(traced)
-        return answers[traced]
+    def ask(traced: TracedModel, groups: Iterable[PruningGroup]) -> Answer:
+        families = frozenset(group.family for group in groups)
+        own = answers.setdefault(traced, {})
+        if families not in own:
+            own[families] = question(traced, [group for group in traced.groups.cuttable if group.family in families])
+        return own[families]
 
     return ask
 
@@ -96,16 +104,15 @@ class Cuts:
 
 
 @_once_per_model
-def module_cuts(traced: TracedModel) -> Cuts:
-    """What the module form can express.
+def module_cuts(traced: TracedModel, groups: Sequence[PruningGroup]) -> Cuts:
+    """What the module form can express of the families of some groups.
 
     Where blocks read one number of a config that they share (the query heads of Phi-3), the groups of a family are
     tied.
     """
     agrees = _check_of(traced)
     offers = [
-        Offer(members, tuple(range(members[0].units - 1, members[0].least - 1, -1)))
-        for _, members in _families(traced.groups.cuttable)
+        Offer(members, tuple(range(members[0].units - 1, members[0].least - 1, -1))) for _, members in _families(groups)
     ]
     counts, left = _agreeing(offers, agrees)
     several = [offer.groups for offer in offers if offer.family in counts and len(offer.groups) > 1]
@@ -156,8 +163,8 @@ def _agreeing(
 def _passing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[bool]:
     """Which of some offers the module form can express, each by itself.
 
-    Channels of many layers are taken in one run, each with another share of their units, so that what must be cut alike
-    does not pass; where the forms disagree, half of them are.
+    Channels of many layers, and ranks of adapters, are taken in one run, each with another share of their units, so
+    that what must be cut alike does not pass; where the forms disagree, half of them are.
     """
     passed = [False] * len(offers)
 
@@ -172,7 +179,7 @@ def _passing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[bo
 
     waiting: list[int] = []
     for index, offer in enumerate(offers):
-        if offer.numbers and offer.groups[0].kind == "channels":
+        if offer.numbers and offer.groups[0].kind in ("channels", "lora_rank"):
             waiting.append(index)
         elif offer.numbers:  # sizes of heads add up to one another
             search([(index, offer.telling()[0])])
@@ -314,8 +321,8 @@ def patterned(
 
 
 @_once_per_model
-def config_cuts(traced: TracedModel) -> Cuts:
-    """What the config of a transformers model can express.
+def config_cuts(traced: TracedModel, groups: Sequence[PruningGroup]) -> Cuts:
+    """What the config of a transformers model can express of the families of some groups.
 
     All groups of a family then keep the same number of units, and the module form agrees with the graph form. A family
     with a buffer that is not saved (rotary frequencies) is not among them: it would be computed anew from the config.
@@ -328,7 +335,7 @@ def config_cuts(traced: TracedModel) -> Cuts:
     ask, agrees = _ConfigCheck.of(traced, config), _check_of(traced)
     counts: dict[str, tuple[int, ...]] = {}
     offers: list[Offer] = []
-    for family, members in _families(traced.groups.cuttable):
+    for family, members in _families(groups):
         if members[0].kind == "lora_rank":
             counts[family] = tuple(range(members[0].units - 1, 0, -1))  # no config knows of adapters
         elif not any(_is_computed(traced, member.parameter) for group in members for member in group.members):

@@ -110,12 +110,15 @@ def select(
     joint: list[tuple[PruningGroup, ...]] = []
     if homogeneous and is_configured(traced):
         families = _whole_families(traced, groups)
-        groups, joint = config_cuts(traced).choose([group for group in groups if group.family in families])
-        allowed = config_cuts(traced).counts
+        groups = [group for group in groups if group.family in families]
+        cuts = config_cuts(traced, [*groups, *fixed.values()])
+        groups, joint = cuts.choose(groups)
+        allowed = cuts.counts
         _check_configured(traced, rules, fixed.values(), allowed, loose)
     elif form == "module":
-        groups, joint = module_cuts(traced).choose(groups)
-        allowed = module_cuts(traced).counts
+        cuts = module_cuts(traced, groups)
+        groups, joint = cuts.choose(groups)
+        allowed = cuts.counts
     if allowed is not None:
         configured = homogeneous and is_configured(traced)
         form_and_remedy = ("the config", loose) if configured else ("the module form", 'with form="graph"')
@@ -191,8 +194,10 @@ def can_be_smaller(traced: TracedModel, about: Mapping[str, Any], step: int = 1)
     allowed: Mapping[str, tuple[int, ...]] = {}
     if about.get("homogeneous") and is_configured(traced):
         families = _whole_families(traced, groups)
-        groups, _ = config_cuts(traced).choose([group for group in groups if group.family in families])
-        allowed = config_cuts(traced).counts
+        groups = [group for group in groups if group.family in families]
+        cuts = config_cuts(traced, groups)
+        groups, _ = cuts.choose(groups)
+        allowed = cuts.counts
     return {
         group.name
         for group in groups

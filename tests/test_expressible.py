@@ -45,7 +45,7 @@ WIDTHS = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 8, 8)
 def test_layers_that_can_all_be_cut_take_one_run_for_some_of_one_width(monkeypatch: pytest.MonkeyPatch) -> None:
     traced = gp.trace(Chain(*WIDTHS), (torch.randn(3, 4),))
     seen = runs(monkeypatch)
-    found = module_cuts(traced)
+    found = module_cuts(traced, traced.groups.prunable)
     assert found.counts == {group.family: tuple(range(group.units - 1, 0, -1)) for group in traced.groups.prunable}
     assert len(found.counts) == len(WIDTHS)
     assert len(seen) <= 2  # with nothing cut, and with everything
@@ -54,7 +54,7 @@ def test_layers_that_can_all_be_cut_take_one_run_for_some_of_one_width(monkeypat
 def test_a_layer_that_cannot_be_cut_is_found_by_halving(monkeypatch: pytest.MonkeyPatch) -> None:
     traced = gp.trace(Chain(*WIDTHS, fixed=4), (torch.randn(3, 4),))
     seen = runs(monkeypatch)
-    whole = {group.family for group in traced.groups.prunable} - set(module_cuts(traced).counts)
+    whole = {group.family for group in traced.groups.prunable} - set(module_cuts(traced, traced.groups.prunable).counts)
     assert whole == {group.family for group in traced.groups.prunable if group.units == 12}
     assert len(seen) <= 12
 
@@ -62,6 +62,6 @@ def test_a_layer_that_cannot_be_cut_is_found_by_halving(monkeypatch: pytest.Monk
 def test_no_number_stands_for_all_that_divides_better_than_others() -> None:
     traced = gp.trace(Chain(12, 12, 12, even=2), (torch.randn(3, 4),))
     third = next(group for group in traced.groups if any("layers.3" in member.parameter for member in group.members))
-    numbers = module_cuts(traced).counts
+    numbers = module_cuts(traced, traced.groups.prunable).counts
     assert numbers.pop(third.family) == (8,)  # the only multiple of eight, of which kernels like rows to be
     assert set(numbers.values()) == {tuple(range(11, 0, -1))}

@@ -42,7 +42,7 @@ def kept_shares(traced: TracedModel, plan: gp.PruningPlan) -> dict[str, float]:
 @pytest.mark.parametrize("name", MODELS)
 def test_head_dims_of_keys_and_of_values_go_together(name: str) -> None:
     traced = traced_model(MODELS[name])
-    ties = module_cuts(traced).ties
+    ties = module_cuts(traced, traced.groups.cuttable).ties
     assert {group.name for tie in ties for group in tie} == {
         group.name for group in traced.groups.prunable if group.kind == "head_dims"
     }
@@ -59,15 +59,16 @@ def test_head_dims_of_keys_and_of_values_go_together(name: str) -> None:
 def test_rotary_halves_go_with_twice_as_many_dims_of_values() -> None:
     """All layers share the frequencies, so all layers are cut alike; the others are cut layer by layer."""
     traced = traced_model(MODELS["llama"])
-    (tie,) = module_cuts(traced).ties
+    (tie,) = module_cuts(traced, traced.groups.cuttable).ties
     assert [group.units for group in tie] == [4, 8, 8]
-    assert [len(tie) for tie in module_cuts(traced_model(MODELS["bert"])).ties] == [2, 2]
+    bert = traced_model(MODELS["bert"])
+    assert [len(tie) for tie in module_cuts(bert, bert.groups.cuttable).ties] == [2, 2]
 
 
 def test_layers_that_can_be_cut_alone_keep_different_numbers() -> None:
     traced = traced_model(MODELS["bert"])
     scores = random_scores(traced)
-    first, second = module_cuts(traced).ties
+    first, second = module_cuts(traced, traced.groups.cuttable).ties
     for group in second:
         scores.by_group[group.name] = scores[group.name] * 1000
     plan = gp.select(traced, scores, ratio=0.2, of="prunable", form="module", kinds=["head_dims"], normalize="kind")
@@ -83,7 +84,7 @@ def test_one_number_of_a_config_that_all_layers_read() -> None:
     shares = kept_shares(traced, plan)
     for kind in ("heads", "repeats"):
         tie = tuple(group for group in traced.groups.prunable if group.kind == kind)
-        assert tie in module_cuts(traced).ties
+        assert tie in module_cuts(traced, traced.groups.cuttable).ties
         assert len({shares[group.name] for group in tie}) == 1
     assert plan.groups
     assert gp.rewrite(traced, plan).module_error is None
@@ -91,7 +92,7 @@ def test_one_number_of_a_config_that_all_layers_read() -> None:
 
 def test_what_is_tied_to_something_that_may_not_be_cut_stays_whole() -> None:
     traced = traced_model(MODELS["bert"])
-    (_, value), _ = module_cuts(traced).ties
+    (_, value), _ = module_cuts(traced, traced.groups.cuttable).ties
     plan = gp.select(
         traced,
         random_scores(traced),
@@ -130,7 +131,7 @@ def test_a_config_with_one_number_for_the_dims_of_all_heads() -> None:
 
 def test_a_config_with_one_number_for_two_mlps() -> None:
     traced = traced_model(VISION["siglip"])
-    families = {tuple(group.name for group in tie) for tie in config_cuts(traced).ties}
+    families = {tuple(group.name for group in tie) for tie in config_cuts(traced, traced.groups.cuttable).ties}
     assert (
         "vision_model.encoder.layers.0.mlp:channels",
         "vision_model.encoder.layers.1.mlp:channels",
@@ -158,4 +159,4 @@ class Scaled(nn.Module):
 def test_a_joint_cut_that_computes_something_else_is_not_offered(at_each_run: bool) -> None:
     torch.manual_seed(0)
     traced = gp.trace(Scaled(at_each_run=at_each_run).eval(), torch.randn(2, 5, 6))
-    assert bool(module_cuts(traced).ties) is not at_each_run
+    assert bool(module_cuts(traced, traced.groups.cuttable).ties) is not at_each_run

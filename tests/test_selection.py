@@ -313,7 +313,7 @@ def test_attention_deep_in_a_network_is_seen() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*convolutions(), nn.LayerNorm(16), Attention(), *convolutions()).eval()
     traced = gp.trace(model, torch.randn(2, 6, 16))
-    families = module_cuts(traced).counts
+    families = module_cuts(traced, traced.groups.prunable).counts
     kinds = {group.kind for group in traced.groups.prunable if group.family in families}
     assert "heads" in kinds
     assert "head_dims" not in kinds
@@ -323,7 +323,7 @@ def test_a_config_within_a_config_has_its_own_numbers() -> None:
     model, inputs = VISION["clip"]()
     traced = gp.trace(model, (), inputs)
     mlps = [group for group in traced.groups if group.kind == "channels" and "mlp" in group.name]
-    assert {group.family for group in mlps} == set(config_cuts(traced).counts)
+    assert {group.family for group in mlps} == set(config_cuts(traced, traced.groups.prunable).counts)
     plan = gp.select(traced, random_scores(traced), ratio=0.1, homogeneous=True)
     compact: Any = gp.rewrite(traced, plan).module
     assert compact.config.text_config.intermediate_size == compact.text_model.encoder.layers[0].mlp.fc1.out_features

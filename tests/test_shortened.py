@@ -49,9 +49,10 @@ def test_a_cut_is_shown_where_some_of_each_family_is_left(llama: TracedModel) ->
 
 
 def test_its_answers_are_those_of_the_whole_model(llama: TracedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = module_cuts(llama)
+    found = module_cuts(llama, llama.groups.prunable)
     monkeypatch.setattr(expressible, "shorten", lambda traced: None)
-    whole = module_cuts(gp.trace(llama.module, kwargs=llama.kwargs))
+    again = gp.trace(llama.module, kwargs=llama.kwargs)
+    whole = module_cuts(again, again.groups.prunable)
     assert found.counts == whole.counts
     names = [[[group.name for group in tie] for tie in cuts.ties] for cuts in (found, whole)]
     assert names[0] == names[1]
@@ -74,7 +75,8 @@ class Counting(nn.Module):
 def test_a_model_that_needs_all_its_blocks_stays_whole() -> None:
     traced = gp.trace(Counting().eval(), torch.randn(2, 6))
     assert shorten(traced) is None
-    assert all(len(module_cuts(traced).counts[group.family]) == 7 for group in traced.groups.prunable)
+    counts = module_cuts(traced, traced.groups.prunable).counts
+    assert all(len(counts[group.family]) == 7 for group in traced.groups.prunable)
 
 
 def test_a_model_without_blocks_that_are_alike_stays_whole() -> None:

@@ -19,7 +19,7 @@ def test_width_that_follows_from_another_is_said_once_it_is_cut(units: int) -> N
         model = GPT2LMHeadModel(config)
     traced = gp.trace(model.eval(), (), {"input_ids": torch.zeros(2, 7, dtype=torch.long, device="meta")})
     channels = [group for group in traced.groups.prunable if group.kind == "channels"]
-    counts = config_cuts(traced).counts[channels[0].family]
+    counts = config_cuts(traced, traced.groups.prunable).counts[channels[0].family]
     assert counts == tuple(range(units - 1, 0, -1))
     plans = {group.name: gp.GroupPlan(units, tuple(range(100))) for group in channels}
     compact = gp.rewrite(traced, gp.PruningPlan(traced.fingerprint, plans)).module

@@ -34,7 +34,7 @@ def test_config_that_contradicts_itself_says_so() -> None:
 def test_width_that_is_as_large_as_the_vocabulary(tied: bool) -> None:
     traced = traced_llama(tiny_llama(tied=tied, intermediate=VOCABULARY))
     channels = [group for group in traced.groups.prunable if group.kind == "channels"]
-    assert {group.family for group in channels} <= config_cuts(traced).counts.keys()
+    assert {group.family for group in channels} <= config_cuts(traced, traced.groups.prunable).counts.keys()
     compact = gp.rewrite(traced, half(traced, described)).module
     assert (compact.config.intermediate_size, compact.config.vocab_size) == (VOCABULARY // 2, VOCABULARY)
     assert misfit(compact) is None

@@ -25,7 +25,7 @@ FEW = ("llama", "gpt2", "bert", "t5")
 
 def uneven(traced: gp.TracedModel) -> gp.PruningPlan:
     """One unit less in each group that the module form can cut, two less in every second one; ties stay whole."""
-    cuts = module_cuts(traced)
+    cuts = module_cuts(traced, traced.groups.prunable)
     chosen, ties = cuts.choose(traced.groups.prunable)
     tied = {group.name for tie in ties for group in tie}
     plans: dict[str, gp.GroupPlan] = {}
@@ -106,7 +106,7 @@ def test_more_families_are_loaded_without_graphprune(tmp_path: Path, names: tupl
         model, inputs = ENTRIES[name]()
         traced = gp.trace(model.eval(), (), inputs)
         before = len(jobs)
-        if is_configured(traced) and config_cuts(traced).choose(traced.groups.prunable)[0]:
+        if is_configured(traced) and config_cuts(traced, traced.groups.prunable).choose(traced.groups.prunable)[0]:
             jobs.append(job(name, tmp_path / f"{name}-plain", per_layer=False)[0])
         if uneven(traced).groups and auto_classes(type(model)):
             jobs.append(job(name, tmp_path / f"{name}-layers", per_layer=True)[0])

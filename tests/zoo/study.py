@@ -127,7 +127,7 @@ def study(name: str, entry: Entry, *, asked: bool = False) -> Row:
         row["module_groups"] = len(groups)
         row["module_error"] = None if compact.report is None else compact.report.module_error
         return Row(**row)
-    cuts = module_cuts(traced)
+    cuts = module_cuts(traced, traced.groups.prunable)
     expressed, _ = cuts.choose([group for group in groups if group.units // 2 in cuts.counts.get(group.family, ())])
     row["module_groups"] = len(expressed)
     if not expressed:
