@@ -17,6 +17,7 @@ from .axes import Atom, Axis, Product, Sum
 from .axes.algebra import parts
 from .program import Inference
 from .rules import Dims
+from .rules.contraction import einsum_axes
 from .rules.registry import operator_name
 from .traced import TracedModel
 
@@ -122,8 +123,11 @@ def _macs(node: fx.Node, result: Dims, inference: Inference) -> Iterable[tuple[A
     operands = [inference.dims.get(each) for each in node.all_input_nodes]
     dims = [each for each in operands if isinstance(each, Dims)]
     name = operator_name(node.target).removeprefix("aten::")
-    if name in ("linear", "matmul", "mm", "bmm", "mv") and len(dims) >= 2:
-        yield (*result.axes, dims[0].axes[-1])
+    if name in ("linear", "matmul", "mm", "bmm", "mv", "_grouped_mm", "transformers::grouped_mm_fallback"):
+        if len(dims) >= 2:
+            yield (*result.axes, dims[0].axes[-1])
+    elif name == "einsum" and len(dims) == 2:
+        yield tuple(einsum_axes(str(node.args[0]), dims).values())
     elif name in ("addmm", "baddbmm", "addmv") and len(dims) == 3:
         yield (*result.axes, dims[1].axes[-1])
     elif name.startswith("conv") or name == "_convolution":

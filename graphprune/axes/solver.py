@@ -100,8 +100,14 @@ class Solver(Generic[Cause]):
         """Nothing of ``axis`` may be cut; the first reason that is given stays."""
         self._mark(self.frozen, axis, Freeze(reason, cause))
 
-    def mark_statistics(self, axis: Axis, reason: str, cause: Cause | None = None) -> None:
-        """A statistic is taken over ``axis``: masking its units is not the same as removing them."""
+    def mark_statistics(self, axis: Axis, reason: str, cause: Cause | None = None, *, anew: bool = False) -> None:
+        """A statistic is taken over ``axis``: masking its units is not the same as removing them.
+
+        The first reason that is given stays, unless one is marked ``anew``.
+        """
+        if anew:
+            for atom in atoms(self.resolve(axis)):
+                self.statistics.pop(atom.id, None)
         self._mark(self.statistics, axis, Freeze(reason, cause))
 
     def _mark(self, marks: dict[int, Freeze[Cause]], axis: Axis, mark: Freeze[Cause]) -> None:

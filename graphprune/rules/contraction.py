@@ -169,6 +169,17 @@ def einsum(call: Call) -> Result:
     return contract(call, labelled, result)
 
 
+def einsum_axes(equation: str, operands: Sequence[Dims]) -> dict[str, Axis]:
+    """The axis of each label of an einsum; of dims that are broadcast the longer one."""
+    found: dict[str, Axis] = {}
+    inputs = equation.replace(" ", "").partition("->")[0].split(",")
+    for dims, labels in zip(operands, inputs, strict=True):
+        for axis, label in zip(dims.axes, spread_ellipsis(labels, len(dims)), strict=True):
+            if label not in found or found[label].size == 1:
+                found[label] = axis
+    return found
+
+
 def spread_ellipsis(labels: str, rank: int) -> list[str]:
     """One label for each dim, ``...`` spread over the dims that it stands for."""
     if "..." not in labels:

@@ -113,7 +113,8 @@ def handed_on(call: Call, name: str, result: Result) -> Result:
     for other in axes[1:]:
         if other.size == axes[0].size:
             call.unify(axes[0], other)
-    call.chosen.append((axes[0], len(axes)))  # what is put side by side was chosen one after the other
+    if len(axes) > 1:
+        call.chosen.append((axes[0], len(axes)))  # what is put side by side was chosen one after the other
     if len(axes) < len(found) or any(other.size != axes[0].size for other in axes):
         for axis in axes:
             call.freeze(axis, "the numbers of its positions are put together with other numbers")

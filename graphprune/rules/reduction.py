@@ -103,7 +103,7 @@ def order_positions(call: Call) -> Result:
         return call.opaque(f"{call.node.target} compares its positions")
     result = reduce(call, lambda axis, zero: call.freeze(axis, f"{call.node.target} compares its positions"))
     name = operator_name(call.node.target)
-    if name in ("aten::argmax", "aten::argmin", "aten::logsumexp"):
+    if name == "aten::logsumexp":
         return never_zero(result)
     if not isinstance(result, tuple) or name == "aten::aminmax":
         return result

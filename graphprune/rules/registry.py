@@ -277,7 +277,7 @@ class Call:
 
     def chooses(self, axis: Axis, count: int, what: str) -> None:
         """``what`` chooses ``count`` positions of ``axis``, with masked units never among them."""
-        self.solver.mark_statistics(axis, f"{what} chooses some of its positions", self.node)
+        self.solver.mark_statistics(axis, f"{what} chooses some of its positions", self.node, anew=True)
         self.chosen.append((axis, count))
 
     def remember(self, *axes: Axis) -> None:
