@@ -114,7 +114,8 @@ def study(name: str, entry: Entry, *, asked: bool = False) -> Row:
         **(_asked(traced) if asked else {}),
     }
     if not groups:
-        return Row(**row, problem="nothing of it can be cut")
+        some = any(group.status == "statistics" for group in traced.groups)
+        return Row(**row, problem=f"nothing of it {'is cut unless asked for' if some else 'can be cut'}")
     plan = half(traced, groups)
     try:
         compact = gp.rewrite(traced, plan)

@@ -30,7 +30,7 @@ NOT_PRUNED: dict[str, str] = {
     # it draws the order of its patches
     "vilt": "it is not cut: the captured graph differs from the module itself",
     # a statistic over the channels of every MLP (GRN) and of the residual
-    "convnextv2": "nothing of it can be cut",
+    "convnextv2": "nothing of it is cut unless asked for",
 }
 """How the reason begins why nothing of an architecture is cut."""
 

@@ -19,12 +19,13 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import graphprune as gp
@@ -54,6 +55,9 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
     reconstruct: bool = False
     """Whether the weights that stay make up for what goes, before tuning."""
+
+    distilled: bool = False
+    """Whether half of the loss is the divergence from the dense model, which is tuned beside on the same batches."""
 
 
 EVERY_LAYER_ALIKE: Mapping[str, Any] = {"scope": "layer"}
@@ -107,6 +111,20 @@ METHODS = (
         "while tuning",
         "the same; at each pruning the weights that stay make up for what goes, and scores count only what they can't",
         {**FAST, "make_up": "weights"},
+    ),
+    Method(
+        "fisher, made up, tuned longer",
+        "while tuning",
+        "the same; the first quarter prunes, which in one pass are about as many steps as in 200 by halves",
+        {**FAST, "make_up": "weights", "cooldown": 0.75},
+    ),
+    Method(
+        "fisher, made up, distilled",
+        "while tuning",
+        "the same as fisher, made up; half of the loss is the divergence from the dense model, which has adapters of "
+        "its own that are tuned beside on the same batches, so that a step takes about twice as long",
+        {**FAST, "make_up": "weights"},
+        distilled=True,
     ),
 )
 
@@ -210,9 +228,10 @@ def run(method: Method, ratio: float, seed: int, texts: Texts, steps: int | None
                 untuned = score(compact.module, texts)
                 result = tuned(compact.module, texts.tune, config, run_directory)
             case "while tuning":
-                outcome = prune_while_tuning(model, None, texts.tune, config, run_directory)
-                counts, units = kept(outcome.traced, outcome.plan), whole_units(outcome.traced)
-                result = gp.rewrite(outcome.traced, outcome.plan, adapters="merge").module
+                prune = distilled if method.distilled else pruned
+                traced, plan = prune(model, texts.tune, config, run_directory)
+                counts, units = kept(traced, plan), whole_units(traced)
+                result = gp.rewrite(traced, plan, adapters="merge").module
     left, left_decoder = sizes(result)
     return {
         "method": method.name,
@@ -231,6 +250,64 @@ def run(method: Method, ratio: float, seed: int, texts: Texts, steps: int | None
         "config": asdict(config),
         "machine": f"{platform.machine()}, {described(device_of(result))}, torch {torch.__version__}",
     }
+
+
+def pruned(
+    model: nn.Module, tune: Tensor, config: PruneConfig, directory: Path
+) -> tuple[gp.TracedModel, gp.PruningPlan]:
+    """A model that was pruned while it was tuned."""
+    outcome = prune_while_tuning(model, None, tune, config, directory)
+    return outcome.traced, outcome.plan
+
+
+def distilled(
+    model: nn.Module, tune: Tensor, config: PruneConfig, directory: Path
+) -> tuple[gp.TracedModel, gp.PruningPlan]:
+    """The same with a teacher beside it."""
+    from transformers import set_seed
+
+    set_seed(config.seed)
+    callback = gp.LoRAPruneCallback(config=config)
+    trainer: Any = make_trainer(with_adapters(model, config), tune, config, directory, [callback])
+    trainer.compute_loss_func = Teacher(config, lambda: trainer.state.max_steps)
+    trainer.train()
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    return callback.traced, callback.plan
+
+
+class Teacher:
+    """A loss for a Trainer: half cross entropy, half the divergence from the dense model with adapters of its own.
+
+    The dense model takes a step on the batch first, with the same learning rate.
+    """
+
+    def __init__(self, config: PruneConfig, steps: Callable[[], int]):
+        dense = placed(load_model(demo_model_directory())[0])
+        self.model: Any = with_adapters(dense, config).train()
+        self.trained = [each for each in self.model.parameters() if each.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=0.0)
+        self.rate, self.steps, self.done = config.learning_rate, steps, 0
+
+    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        gold = labels[:, 1:].flatten()
+        taught = self.step(labels, gold)
+        logits = outputs.logits[:, :-1].float().flatten(0, 1)
+        divergence = F.kl_div(logits.log_softmax(-1), taught, log_target=True, reduction="batchmean")
+        return 0.5 * F.cross_entropy(logits, gold) + 0.5 * divergence
+
+    def step(self, ids: Tensor, gold: Tensor) -> Tensor:
+        """Tune the teacher on a batch; what it said of it before, as log probabilities ``[tokens, vocabulary]``."""
+        with torch.enable_grad(), torch.autocast(ids.device.type, dtype=torch.bfloat16):
+            logits = self.model(input_ids=ids).logits[:, :-1].float().flatten(0, 1)
+        F.cross_entropy(logits, gold).backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * (1 - self.done / self.steps())
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.done += 1
+        said: Tensor = logits.detach().log_softmax(-1)
+        return said
 
 
 def tuned(model: nn.Module, tune: Tensor, config: PruneConfig, directory: Path) -> nn.Module:
