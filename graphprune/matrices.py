@@ -29,16 +29,34 @@ class LoraFactors:
     """One LoRA adapter on a weight: ``W' = W + scale * b @ a`` with ``a`` [rank, in] and ``b`` [out, rank].
 
     ``transposed`` adapters are on weights that are stored as [in, out]. Gradients are those in ``.grad``, None where
-    there are none.
+    there are none. On a ``stack`` of matrices, [stack, out, in], ``a`` is [stack * rank, in] and ``b`` is
+    [out, rank * stack].
     """
 
     a: nn.Parameter
     b: nn.Parameter
     scale: float
     transposed: bool
+    stack: int = 0
+
+    def _stacked(self, factor: Tensor, dim: int) -> Tensor:
+        """``a`` (dim 0) as [stack, rank, in], or ``b`` (dim 1) as [stack, out, rank]."""
+        if dim == 0:
+            return factor.reshape(self.stack, -1, factor.shape[1])
+        return factor.reshape(factor.shape[0], -1, self.stack).permute(2, 0, 1)
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """``left`` [rows, rank] and ``right`` [rank, columns], whose product is rows of the update, and gradients."""
+        """``left`` [rows, rank] and ``right`` [rank, columns], whose product is rows of the update, and gradients.
+
+        Of a stack ``rows`` are matrices, and all have one dim more: ``left`` is [rows, out, rank].
+        """
+        if self.stack:
+            a, b = self._stacked(self.a.detach(), 0)[rows], self._stacked(self.b.detach(), 1)[rows]
+            a_grad = None if self.a.grad is None else self._stacked(self.a.grad, 0)[rows]
+            b_grad = None if self.b.grad is None else self._stacked(self.b.grad, 1)[rows]
+            if not self.transposed:
+                return b, a, b_grad, a_grad
+            return a.mT, b.mT, None if a_grad is None else a_grad.mT, None if b_grad is None else b_grad.mT
         a, b = self.a.detach().flatten(1), self.b.detach().flatten(1)
         a_grad = None if self.a.grad is None else self.a.grad.flatten(1)
         b_grad = None if self.b.grad is None else self.b.grad.flatten(1)
@@ -133,7 +151,9 @@ class Matrix:
             block = self.weight.detach()[rows] if self.weight.ndim else self.weight.detach()
         for adapter in self.adapters:
             left, right, _, _ = adapter.rows(rows)
-            if left.dtype == block.dtype:  # in one pass over the block
+            if left.ndim == 3:
+                block = torch.baddbmm(block, left.to(block.dtype), right.to(block.dtype), alpha=adapter.scale)
+            elif left.dtype == block.dtype:  # in one pass over the block
                 block = torch.addmm(block.flatten(1), left, right, alpha=adapter.scale).reshape(block.shape)
             else:
                 block = block + (adapter.scale * (left @ right)).reshape(block.shape).to(block.dtype)
@@ -147,11 +167,11 @@ def matrices(traced: TracedModel) -> dict[str, Matrix]:
     adapters: dict[str, list[LoraFactors]] = {}
     parts: set[str] = set()
     for layer in lora_layers(traced.module):
-        for a, b, scale, transposed in layer_factors(layer):
-            parts |= {names[id(a)], names[id(b)]}
-            weight = layer.get_base_layer().weight
-            if id(weight) in names:
-                adapters.setdefault(names[id(weight)], []).append(LoraFactors(a, b, scale, transposed))
+        for factors in layer_factors(layer):
+            parts |= {names[id(factors.a)], names[id(factors.b)]}
+            adapted = names.get(id(adapted_weight(layer)))
+            if adapted is not None:
+                adapters.setdefault(adapted, []).append(factors)
     quantised = {} if traced.stored is None else quantised_weights(traced.module)
     found: dict[str, Matrix] = {}
     for name, info in traced.table.items():
@@ -160,8 +180,8 @@ def matrices(traced: TracedModel) -> dict[str, Matrix]:
         # what is not in the module is a constant of the graph, and trained by nobody
         weight = parameters.get(name)
         if weight is not None:
-            factors = tuple(adapters.get(name, ()))
-            found[name] = Matrix(name, weight, factors, name in parts, stored=quantised.get(name))
+            own = tuple(adapters.get(name, ()))
+            found[name] = Matrix(name, weight, own, name in parts, stored=quantised.get(name))
     return found
 
 
@@ -189,21 +209,36 @@ def lora_layers(module: nn.Module) -> list[Any]:
 
 
 def wrapped_weights(traced: TracedModel) -> Iterator[tuple[str, str]]:
-    """The path of each LoRA layer, and the name of the weight that it adapts."""
+    """The path of each LoRA layer around a module, and the name of the weight that it adapts."""
     paths = {id(module): path for path, module in traced.module.named_modules()}
     names = {id(parameter): name for name, parameter in traced.module.named_parameters()}
     for layer in lora_layers(traced.module):
-        weight = layer.get_base_layer().weight
-        if id(weight) in names:
+        weight = adapted_weight(layer)
+        if id(weight) in names and not _is_on_parameter(layer):
             yield paths[id(layer)], names[id(weight)]
 
 
-def layer_factors(layer: Any) -> Iterator[tuple[nn.Parameter, nn.Parameter, float, bool]]:
-    """``a``, ``b``, scale and whether the weight is stored transposed, for each active adapter of a LoRA layer."""
+def adapted_weight(layer: Any) -> nn.Parameter:
+    """The weight that a LoRA layer adapts: that of the module inside it, or the parameter that it was put on."""
+    weight: nn.Parameter = layer.get_param() if _is_on_parameter(layer) else layer.get_base_layer().weight
+    return weight
+
+
+def _is_on_parameter(layer: Any) -> bool:
+    """Whether a LoRA layer is for one parameter of a module (``target_parameters``), as the matrices of experts are."""
+    return hasattr(layer, "parameter_name")
+
+
+def layer_factors(layer: Any) -> Iterator[LoraFactors]:
+    """The factors of each active adapter of a LoRA layer."""
     for adapter in layer.active_adapters:
         scale = float(layer.scaling.get(adapter, 1.0))
         if adapter in layer.lora_A:
             a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-            yield a, b, scale, bool(getattr(layer, "fan_in_fan_out", False))
+            if _is_on_parameter(layer) and layer.get_param().ndim == 3:
+                transposed = bool(getattr(layer.get_base_layer(), "is_transposed", False))
+                yield LoraFactors(a, b, scale, transposed, stack=layer.get_param().shape[0])
+            else:
+                yield LoraFactors(a, b, scale, bool(getattr(layer, "fan_in_fan_out", False)))
         elif adapter in layer.lora_embedding_A:
-            yield layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter], scale, True
+            yield LoraFactors(layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter], scale, True)

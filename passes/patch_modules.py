@@ -67,7 +67,8 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (
         r"(\w+_)?(intermediate_size|ffn_dim|n_inner|d_ff|ffn_hidden_size|dim_feedforward|hidden_dim|mlp_dim"
         r"|feed_forward_size|inner_size|feedforward_channels)",
-        ("inner", "heads repeats head_dims", "heads head_dims"),
+        # heads: where gate and up projections take turns, a channel is a pair of rows
+        ("inner", "heads repeats head_dims", "heads head_dims", "heads"),
     ),
 )
 """Names of attributes that transformers families share, as patterns of the whole name, and what they count.
@@ -208,6 +209,8 @@ def _follow_tensors(module: nn.Module, parts: int | None) -> None:
             module.num_channels = shape[0] if shape else module.num_channels
         case _ if name == "Conv1D" and hasattr(module, "nx"):
             vars(module).update(nx=shape[0], nf=shape[1])
+        case _ if callable(get := getattr(module, "get_param", None)):  # peft's adapter on the matrices of experts
+            vars(module).update(num_experts=get().shape[0] if get().ndim == 3 else 1)
         case _ if isinstance(base := getattr(module, "base_layer", None), nn.Linear):
             vars(module).update(out_features=base.weight.shape[0], in_features=base.weight.shape[1])
 

@@ -11,8 +11,13 @@ import transformers
 from torch import nn
 
 import graphprune as gp
+from graphprune.criteria.lora import guided_gradient
 from graphprune.errors import BudgetError, PlanError, TrainingError
+from graphprune.matrices import lora_layers, matrices
+from graphprune.quiet import quietly
 from graphprune.traced import TracedModel
+from graphprune.training.config import PruneConfig
+from graphprune.training.finetune import prune_while_tuning, with_adapters
 from tests.zoo.language import LANGUAGE
 
 FAMILIES = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "phimoe"]
@@ -121,9 +126,73 @@ def test_they_are_not_pruned_while_training() -> None:
     model, inputs = LANGUAGE["mixtral"]()
     model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"]))
     traced = gp.trace(model, (), inputs)
-    config = gp.PruneConfig(ratio=0.1, kinds=("experts",))
+    config = PruneConfig(ratio=0.1, kinds=("experts",))
     with pytest.raises(TrainingError, match="a router goes on choosing experts whose weights are masked"):
         gp.Pruner(traced, config, total_steps=10)
+
+
+def with_adapters_on_experts(name: str) -> TracedModel:
+    """A model with random adapters on attention and on the matrices of experts, and their gradients."""
+    peft = pytest.importorskip("peft")
+    model, inputs = LANGUAGE[name]()
+    config = PruneConfig(ratio=0.2, lora_rank=2)
+    with quietly():  # what peft says of its own patterns
+        adapted = with_adapters(model.eval(), config)
+    assert isinstance(adapted, peft.PeftModel)
+    generator = torch.Generator().manual_seed(0)
+    for key, parameter in adapted.named_parameters():
+        if "lora_B" in key:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    traced = gp.trace(adapted, (), inputs)
+    adapted(**inputs, labels=inputs["input_ids"]).loss.backward()
+    return traced
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
+def test_adapters_on_experts_guide_the_scores(name: str) -> None:
+    """The estimate of each expert is that of a matrix by itself: ``∂B·A + B·∂A − ∂B·∂A``, as peft makes its update."""
+    traced = with_adapters_on_experts(name)
+    found = [matrix for matrix in matrices(traced).values() if matrix.adapters and len(matrix.shape) == 3]
+    assert len(found) == 4  # two layers with two stacks each
+    for matrix in found:
+        (factors,) = matrix.adapters
+        layer = next(each for each in lora_layers(traced.module) if each.lora_A["default"].weight is factors.a)
+        expected = matrix.weight + layer.get_delta_weight("default")
+        assert torch.allclose(matrix.effective(slice(0, matrix.shape[0])), expected, atol=1e-6)
+        for expert in range(matrix.shape[0]):
+            # peft has the ranks of an expert side by side in A, and the experts of a rank in B
+            rank = factors.a.shape[0] // matrix.shape[0]
+            own = slice(expert * rank, (expert + 1) * rank), slice(expert, None, matrix.shape[0])
+            assert factors.a.grad is not None
+            assert factors.b.grad is not None
+            a, b, da, db = factors.a[own[0]], factors.b[:, own[1]], factors.a.grad[own[0]], factors.b.grad[:, own[1]]
+            wanted = db @ a + b @ da - db @ da
+            wanted = wanted.mT if factors.transposed else wanted
+            assert torch.allclose(guided_gradient(factors, slice(expert, expert + 1), "")[0], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("adapters", ["keep", "merge"])
+def test_channels_and_experts_with_adapters_on_them(adapters: Any) -> None:
+    traced = with_adapters_on_experts("qwen3_moe")
+    scores = gp.score(traced, "lora")
+    plan = gp.select(traced, scores, ratio={"experts": 0.2, "channels": 0.3}, homogeneous=True)
+    assert {traced.groups[name].kind for name in plan.groups} == {"experts", "channels"}
+    compact = gp.rewrite(traced, plan, adapters=adapters)
+    assert compact.module is not None
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_a_mixture_is_pruned_while_it_is_tuned(name: str, tmp_path: Path) -> None:
+    model, inputs = LANGUAGE[name]()
+    windows = torch.randint(0, 97, (24, 16), generator=torch.Generator().manual_seed(0))
+    config = PruneConfig(ratio=0.3, steps=6, interval=2, homogeneous=True)
+    result = prune_while_tuning(model, None, windows, config, tmp_path / "run")
+    assert any("experts" in name for name in result.plan.groups)
+    compact = gp.rewrite(result.traced, result.plan, adapters="merge")
+    gp.save(compact, tmp_path / "cut")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "cut")
+    assert compact.module is not None
+    assert torch.equal(loaded(**inputs).logits, compact.module.eval()(**inputs).logits)
 
 
 def test_the_onnx_file_has_fewer_experts(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def guided_gradient(adapter: LoraFactors, rows: slice, name: str) -> Tensor:
     """
     left, right, left_grad, right_grad = adapter.rows(rows)
     left_grad, right_grad = _present(left_grad, name), _present(right_grad, name)
-    return torch.cat([left_grad, left - left_grad], 1) @ torch.cat([right, right_grad], 0)
+    return torch.cat([left_grad, left - left_grad], -1) @ torch.cat([right, right_grad], -2)
 
 
 def sum_of(tensors: list[Tensor]) -> Tensor:

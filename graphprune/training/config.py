@@ -42,10 +42,12 @@ class PruneConfig:
     ``compaction`` cuts the model while it is trained: each time that the pruned share has grown by so much since the
     last cut, and when pruning ends. None masks to the end, as the paper does (see docs/compaction.md).
 
-    The rest is for :func:`graphprune.training.finetune.prune_while_tuning`, which makes adapters and a Trainer; with
-    the callback these are the user's own. ``steps`` counts optimiser steps and replaces ``epochs``; ``window`` is the
-    length in tokens of what the text is cut into; ``precision="bf16"`` computes products in bfloat16 and keeps weights
-    as they are (autocast); ``save_steps`` is how often there is a checkpoint.
+    The rest is for :func:`graphprune.training.finetune.prune_while_tuning`, which makes adapters and a Trainer;
+    with the callback these are the user's own. ``lora_targets="all-linear"`` is every linear layer but the last,
+    and the matrices of experts; with these there is no ``lora_dropout``, which peft can't do there. ``steps``
+    counts optimiser steps and replaces ``epochs``; ``window`` is the length in tokens of what the text is cut into;
+    ``precision="bf16"`` computes products in bfloat16 and keeps weights as they are (autocast); ``save_steps`` is
+    how often there is a checkpoint.
 
     Raises:
         BudgetError: the ratio is not in (0, 1).

@@ -188,11 +188,13 @@ def with_adapters(model: nn.Module, config: PruneConfig) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     targets = config.lora_targets
+    stacks = stacks_of_matrices(model) if targets == "all-linear" else []
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
+        lora_dropout=0.0 if stacks else config.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        target_parameters=stacks or None,
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(config.seed)
@@ -202,6 +204,17 @@ def with_adapters(model: nn.Module, config: PruneConfig) -> nn.Module:
         raise TrainingError(
             f"there is nothing in {type(model).__name__} to put adapters on ({error}): name modules with lora_targets"
         ) from error
+
+
+def stacks_of_matrices(model: nn.Module) -> list[str]:
+    """The names of parameters that hold a matrix for each of several experts."""
+    return [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if not type(module).__module__.startswith("torch.nn.")
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3 and parameter.shape[0] > 1 and parameter.is_floating_point()
+    ]
 
 
 def make_trainer(
