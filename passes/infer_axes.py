@@ -28,7 +28,7 @@ from ..axes import Axis, Solver, atoms
 from ..errors import CaptureError
 from ..program import Inference, ParameterInfo, Program, fetch
 from ..rules import Call, Dims, Result, axis_rules, control_rules
-from ..rules.positions import computed_with, handed_on
+from ..rules.positions import computed_with, handed_on, takes_positions
 from ..rules.registry import DATA_SIZED, bound_arguments, operator_name, shape_of
 
 INPUT, OUTPUT = "it is a dim of an input", "it is a dim of an output"
@@ -246,7 +246,8 @@ class _Walk:
                 return self.graph(inner, f"{path}{graph.target}.", inputs)
 
             return control(call, run)
-        for axis in computed_with(call, name):
+        pointing = takes_positions(call)
+        for axis in computed_with(call, name) if pointing else ():
             call.freeze(axis, "the model computes with the numbers of its positions")
         rule = axis_rules.get(name)
         if rule is None:
@@ -254,7 +255,8 @@ class _Walk:
                 return call.fixed_outputs(f"there is no axis rule for {node.target}") if "val" in node.meta else None
             return call.opaque(f"there is no axis rule for {node.target}; add one with @gp.rule")
         try:
-            result = handed_on(call, name, rule(call))
+            result = rule(call)
+            result = handed_on(call, name, result) if pointing else result
             _check_sizes(node, result)
         except (ValueError, TypeError, LookupError, AssertionError):
             # only that two sizes which depend on data are the same can't always be seen from their expressions

@@ -11,7 +11,7 @@ about, and used to name positions of an axis, which is then the same one. Any ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -93,6 +93,11 @@ def at_positions(call: Call, axis: Axis, index: Dims | None, reason: str) -> boo
     return False
 
 
+def takes_positions(call: Call) -> bool:
+    """Whether a tensor that a call takes points at an axis."""
+    return any(dims is not None and dims.points_at is not None for dims in _dims_of(call, call.node.all_input_nodes))
+
+
 def computed_with(call: Call, name: str) -> Iterator[Axis]:
     """The axes whose positions' numbers a call of the operator ``name`` does something else with."""
     fine = {argument for argument in (_moved(call, name), USED.get(_short(name))) if argument is not None}
@@ -139,11 +144,13 @@ def _all_dims(call: Call, argument: str) -> list[Dims]:
     """The dims of the tensors in an argument."""
     nodes: list[fx.Node] = []
     fx.map_arg(call.arguments.get(argument), nodes.append)
-    found: list[Dims] = []
+    return [dims for dims in _dims_of(call, nodes) if dims is not None]
+
+
+def _dims_of(call: Call, nodes: Iterable[fx.Node]) -> Iterator[Dims | None]:
     for node in nodes:
         known = call.known.get(node)
-        found.extend(each for each in (known if isinstance(known, tuple) else (known,)) if each is not None)
-    return found
+        yield from known if isinstance(known, tuple) else (known,)
 
 
 def _values(node: fx.Node) -> tuple[object, ...]:
