@@ -6,7 +6,7 @@ masked value must be the compact value, and where a rule says that masked units 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, fx
 import graphprune as gp
 from graphprune.axes import Atom, Axis, atoms
 from graphprune.errors import VerificationError
+from graphprune.groups import PruningGroup
 from graphprune.masks import Keep, kept_size
 from graphprune.passes.recompute_shapes import recompute_shapes
 from graphprune.passes.slice_parameters import parameter_masks, slice_tensor, zero_masked, zeroing_masks
@@ -27,27 +28,28 @@ from tests.positions import Units, positions
 
 def random_plan(traced: TracedModel, seed: int = 0, *, slots: bool = True, half: bool = False) -> PruningPlan:
     """Some units of every prunable group, or just half of them, per slot where there are slots; at least one goes."""
+    return _random_plan(traced, traced.groups.prunable, seed, slots=slots, half=half)
+
+
+def statistics_plan(traced: TracedModel, seed: int) -> PruningPlan:
+    """Some units of every group that is cut only when asked for, since masking it is not the same as cutting it."""
+    groups = [group for group in traced.groups if group.status == "statistics" and group.least < group.units]
+    return _random_plan(traced, groups, seed, slots=False)
+
+
+def _random_plan(
+    traced: TracedModel, groups: Iterable[PruningGroup], seed: int, *, slots: bool, half: bool = False
+) -> PruningPlan:
     generator = torch.Generator().manual_seed(seed)
     plans: dict[str, GroupPlan] = {}
-    for group in traced.groups.prunable:
-        kept = group.units // 2 if half else 1 + int(torch.randint(group.units - 1, (1,), generator=generator))
+    for group in groups:
+        most = group.units - group.least
+        kept = group.units // 2 if half else group.least + int(torch.randint(most, (1,), generator=generator))
         rows = group.slot.size if slots and group.slot is not None else 1
         chosen = tuple(
             tuple(sorted(torch.randperm(group.units, generator=generator)[:kept].tolist())) for _ in range(rows)
         )
         plans[group.name] = GroupPlan(group.units, chosen if slots and group.slot is not None else chosen[0])
-    return PruningPlan(traced.fingerprint, plans)
-
-
-def statistics_plan(traced: TracedModel, seed: int) -> PruningPlan:
-    """Some units of every group that is cut only when asked for, since masking it is not the same as cutting it."""
-    generator = torch.Generator().manual_seed(seed)
-    plans: dict[str, GroupPlan] = {}
-    for group in traced.groups.cuttable:
-        if group.status == "statistics" and group.least < group.units:
-            kept = group.least + int(torch.randint(group.units - group.least, (1,), generator=generator))
-            chosen = torch.randperm(group.units, generator=generator)[:kept]
-            plans[group.name] = GroupPlan(group.units, tuple(sorted(chosen.tolist())))
     return PruningPlan(traced.fingerprint, plans)
 
 

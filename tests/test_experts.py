@@ -61,7 +61,7 @@ def test_the_router_is_one_that_never_chooses_what_went() -> None:
     assert torch.allclose(compact.module(**traced.kwargs).logits, wanted, atol=1e-6)
 
 
-def grouped(**sizes: int) -> nn.Module:
+def grouped() -> nn.Module:
     """A DeepSeek whose router chooses groups of experts first."""
     torch.manual_seed(0)
     config = transformers.DeepseekV3Config(
@@ -78,7 +78,10 @@ def grouped(**sizes: int) -> nn.Module:
         qk_rope_head_dim=4,
         qk_nope_head_dim=8,
         v_head_dim=8,
-        **({"n_routed_experts": 16, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3} | sizes),
+        n_routed_experts=16,
+        n_group=4,
+        topk_group=2,
+        num_experts_per_tok=3,
     )
     return transformers.DeepseekV3ForCausalLM(config).eval()
 

@@ -147,10 +147,8 @@ def einsum(call: Call) -> Result:
     """Its own notation; a label that occurs twice in one operand takes a diagonal and freezes."""
     equation = str(call["equation"]).replace(" ", "")
     operands = call.tensors()
-    inputs, arrow, output = equation.partition("->")
-    labelled = [
-        (dims, spread_ellipsis(labels, len(dims))) for dims, labels in zip(operands, inputs.split(","), strict=True)
-    ]
+    _, arrow, output = equation.partition("->")
+    labelled = labelled_operands(equation, operands)
     every = [label for _, labels in labelled for label in labels]
     if not arrow:
         ellipses = [label for label in every if len(label) > 1]
@@ -172,12 +170,17 @@ def einsum(call: Call) -> Result:
 def einsum_axes(equation: str, operands: Sequence[Dims]) -> dict[str, Axis]:
     """The axis of each label of an einsum; of dims that are broadcast the longer one."""
     found: dict[str, Axis] = {}
-    inputs = equation.replace(" ", "").partition("->")[0].split(",")
-    for dims, labels in zip(operands, inputs, strict=True):
-        for axis, label in zip(dims.axes, spread_ellipsis(labels, len(dims)), strict=True):
+    for dims, labels in labelled_operands(equation, operands):
+        for axis, label in zip(dims.axes, labels, strict=True):
             if label not in found or found[label].size == 1:
                 found[label] = axis
     return found
+
+
+def labelled_operands(equation: str, operands: Sequence[Dims]) -> list[tuple[Dims, list[str]]]:
+    """Each operand of an einsum with a label for each of its dims."""
+    inputs = equation.replace(" ", "").partition("->")[0].split(",")
+    return [(dims, spread_ellipsis(labels, len(dims))) for dims, labels in zip(operands, inputs, strict=True)]
 
 
 def spread_ellipsis(labels: str, rank: int) -> list[str]:

@@ -12,7 +12,6 @@ about, and used to name positions of an axis, which is then the same one. Any ot
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 import torch
 from torch import fx
@@ -79,6 +78,11 @@ EXACT = {torch.int32, torch.int64, torch.float32, torch.float64}
 """Types that hold the number of any position."""
 
 
+def pointing(dims: Dims, axis: Axis) -> Dims:
+    """The dims of a tensor that holds positions of ``axis``, which are not zero where anything is masked."""
+    return Dims(dims.axes, (False,) * len(dims), axis)
+
+
 def at_positions(call: Call, axis: Axis, index: Dims | None, reason: str) -> bool:
     """Something is taken or put at positions of ``axis`` that the values of ``index`` name.
 
@@ -124,10 +128,10 @@ def handed_on(call: Call, name: str, result: Result) -> Result:
         for axis in axes:
             call.freeze(axis, "the numbers of its positions are put together with other numbers")
     results = result if isinstance(result, tuple) else (result,)
-    pointing = [None if dims is None else replace(dims, points_at=axes[0]) for dims in results]
+    moved_on = [None if dims is None else pointing(dims, axes[0]) for dims in results]
     if _short(name) == "sort":
-        pointing[1:] = results[1:]
-    return tuple(pointing) if isinstance(result, tuple) else pointing[0]
+        moved_on[1:] = results[1:]
+    return tuple(moved_on) if isinstance(result, tuple) else moved_on[0]
 
 
 def _short(name: str) -> str:

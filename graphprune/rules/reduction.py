@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from ..axes import ONE, Axis
 from .pointwise import pointwise
+from .positions import pointing
 from .registry import Call, Dims, Result, axis_rule, dim_index, operator_name
 
 Visit = Callable[[Axis, bool], None]
@@ -70,20 +70,16 @@ def best_position(call: Call) -> Result:
         return order_positions(call)
     axis = x.axes[dim_index(dim if isinstance(dim, int) else dim[0], len(x))]
     result = reduce(call, lambda axis, zero: None)
-    if what in ("amax", "amin"):
-        call.solver.mark_statistics(axis, f"{what} compares its positions", call.node)
-        return result
-    if isinstance(result, tuple) and not any(user.args[1] == 1 and user.users for user in call.node.users):
-        call.solver.mark_statistics(axis, f"{what} compares its positions", call.node)
-        return result[0], never_zero(result[1])  # type: ignore[return-value]
-    call.chooses(axis, 1, what)
-    if isinstance(result, tuple):
-        return result[0], _pointing_at(result[1], axis)
-    return _pointing_at(result, axis)
-
-
-def _pointing_at(result: Result, axis: Axis) -> Dims | None:
-    return Dims(result.axes, (False,) * len(result), axis) if isinstance(result, Dims) else None
+    places = result[1] if isinstance(result, tuple) else result
+    is_named = what.startswith("arg") or (
+        isinstance(result, tuple) and any(user.args[1] == 1 and user.users for user in call.node.users)
+    )
+    if is_named and isinstance(places, Dims):
+        call.chooses(axis, 1, what)
+        places = pointing(places, axis)
+        return (result[0], places) if isinstance(result, tuple) else places
+    call.solver.mark_statistics(axis, f"{what} compares its positions", call.node)
+    return (result[0], None) if isinstance(result, tuple) else result
 
 
 @axis_rule(
@@ -221,7 +217,7 @@ def topk(call: Call) -> Result:
     call.chooses(x.axes[dim], call["k"], "topk")
     best = call.fixed(shape[dim], "it counts the best positions")
     values = Dims(x.replace(dim, best, False).axes, (False,) * len(x))
-    return values, replace(values, points_at=call.resolve(x.axes[dim]))
+    return values, pointing(values, call.resolve(x.axes[dim]))
 
 
 @axis_rule("cosine_similarity")

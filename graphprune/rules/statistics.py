@@ -43,11 +43,14 @@ def counted(x: Tensor, dims: Sequence[int], masks: Masks) -> tuple[Tensor, int]:
     for dim in dims:
         mask = masks[dim]
         if mask is not None:
-            shape = [1] * x.ndim
-            shape[dim] = -1
-            weight = weight * mask.to(x).reshape(shape)
+            weight = weight * along(mask, dim, x).to(x)
     positions = math.prod(x.shape[dim] if (mask := masks[dim]) is None else int(mask.sum()) for dim in dims)
     return weight, positions
+
+
+def along(mask: Tensor, dim: int, x: Tensor) -> Tensor:
+    """The mask of one dim, shaped to broadcast to ``x``, on its device."""
+    return mask.to(x.device).reshape([-1 if other == dim else 1 for other in range(x.ndim)])
 
 
 def moments(x: Tensor, dims: Sequence[int], masks: Masks, correction: float = 0) -> tuple[Tensor, Tensor]:
@@ -165,7 +168,7 @@ def _best(operator: Callable[..., Any], *, largest: bool) -> Reference:
 
 for _name, _largest in (("max", True), ("min", False)):
     for _operator in (_name, f"a{_name}", f"arg{_name}"):
-        references[f"aten::{_operator}"] = _best(getattr(torch, _operator), largest=_largest)
+        reference(_operator)(_best(getattr(torch, _operator), largest=_largest))
 
 
 def only_counted(arguments: Mapping[str, Any], masks: Masks, *, largest: bool) -> Tensor:
@@ -175,11 +178,9 @@ def only_counted(arguments: Mapping[str, Any], masks: Masks, *, largest: bool) -
     mask = masks[dim]
     if mask is None:
         return x
-    shape = [1] * x.ndim
-    shape[dim] = -1
     limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
     worst = (-torch.inf if largest else torch.inf) if x.is_floating_point() else limits.min if largest else limits.max
-    return x.masked_fill(~mask.reshape(shape).to(x.device), worst)
+    return x.masked_fill(~along(mask, dim, x), worst)
 
 
 @reference("rms_norm")

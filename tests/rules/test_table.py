@@ -71,10 +71,8 @@ def test_the_compact_model_is_verified(row: Case) -> None:
 )
 def test_what_is_asked_for_counts_what_is_kept(row: Case) -> None:
     traced = traced_case(row, seed=8)
-    found = [
-        verified(traced, statistics_plan(traced, seed)) for seed in range(4)
-    ]  # the best position may be one that stays
-    assert any(found)
+    found = [verified(traced, statistics_plan(traced, seed)) for seed in range(4)]
+    assert any(found)  # and not all: the best position may be one that stays
     for compact in found:
         assert compact is None or compact.parameter_count < traced.parameter_count
 
