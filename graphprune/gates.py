@@ -2,13 +2,18 @@
 
 A gate ``m`` stands before every weight that takes a unit in. Its derivative at 1 is the sum of ``x·∂L/∂x`` over the
 values ``x`` of the unit there, and needs the gradients of activations only, which a backward pass makes in any case.
+
+What comes to a weight in the middle of a module, as to the matrices of experts, can't be seen from outside. The gate is
+on the weight there, ``W·m``, and its derivative the sum of ``W·∂L/∂W`` over what a unit is multiplied by. The gradient
+of one weight at a time is held for that, and a batch is one sample: ``(Σ_s g_s)²`` in place of ``Σ_s g_s²``, which is
+as much where the derivatives ``g_s`` of samples are about zero in the mean.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .axes import Axis, atoms
+from .distributed import is_sharded
 from .errors import ScoreError
 from .masks import fold
 from .matrices import matrices, wrapped_weights
@@ -71,6 +77,49 @@ def find_gates(traced: TracedModel, *, at_factors: bool = False) -> tuple[Gate, 
             factors = [value for value, units in values.items() if atom in units]
             if len(factors) > 1:
                 found |= dict.fromkeys(_gates_at_factors(factors, atom, given, traced))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class WeightGate:
+    """A weight whose values in ``dim`` take units in, in the middle of a module."""
+
+    parameter: str
+    dim: int
+    axis: Axis
+    units: frozenset[int]
+    """The atoms whose units are gated here."""
+
+
+def find_weight_gates(traced: TracedModel, units: set[int]) -> tuple[WeightGate, ...]:
+    """Where to gate the units of some atoms at the weights that take them in.
+
+    Those are weights, also with adapters, that a call sums over the units of together with a value.
+    """
+    able = {
+        name
+        for name, matrix in matrices(traced).items()
+        if not matrix.is_adapter and matrix.stored is None and not is_sharded(matrix.weight)
+    }
+    made_of: dict[fx.Node, frozenset[str]] = {}
+    found: dict[WeightGate, None] = {}
+    for node in traced.graph.graph.nodes:
+        if node.op == "get_attr":
+            made_of[node] = frozenset({traced.inference.canonical.get(str(node.target), str(node.target))})
+        inputs = node.all_input_nodes
+        if node.op != "call_function" or not inputs:
+            continue
+        values = [each for each in inputs if each not in made_of]
+        if not values:
+            made_of[node] = frozenset[str]().union(*(made_of[each] for each in inputs))
+            continue
+        there = {atom for value in values for atom in _atoms_of(_axes(value, traced))}
+        for each in inputs:
+            taken = _summed(node, each, traced) & units & there if each in made_of else set()
+            for name in sorted(made_of[each] & able) if taken else ():
+                for dim, axis in enumerate(traced.inference.axes(name)):
+                    if here := taken & atom_ids(axis):
+                        found[WeightGate(name, dim, axis, frozenset(here))] = None
     return tuple(found)
 
 
@@ -236,6 +285,9 @@ class Gates:
         # a backward pass holds the factors of a product in any case, and the product only where a later one needs it
         self.gates = find_gates(traced, at_factors=True)
         self._names = {atom: group.name for atom, group in traced.groups.by_atom.items()}
+        gated = {atom for gate in self.gates for atom in gate.units}
+        missing = {group.atom.id for group in traced.groups.prunable} - gated
+        self.weight_gates = find_weight_gates(traced, missing) if missing else ()
         self._slots = traced.groups.slots if slots else {}
         self._there: Mapping[str, DimMasks] = {}
         self._run = 0
@@ -257,10 +309,28 @@ class Gates:
                     handles.append(module.register_forward_pre_hook(self._input_hook(gate), with_kwargs=True))
                 else:
                     handles.append(module.register_forward_hook(self._output_hook(gate)))
+            with ExitStack() as watched:
+                for weight_gate in self.weight_gates:
+                    watched.enter_context(self._watching_weight(weight_gate))
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _watching_weight(self, gate: WeightGate) -> Iterator[None]:
+        """Within the context the gradients of a weight are seen, and kept only where it is trained."""
+        weight = matrices(self.traced)[gate.parameter].weight
+        is_trained = weight.requires_grad
+        handles = [weight.requires_grad_().register_hook(lambda gradient: self._keep_of_weight(gate, gradient))]
+        if not is_trained:
+            handles.append(weight.register_post_accumulate_grad_hook(_drop_gradient))
+        try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+            weight.requires_grad_(is_trained)
 
     def take(self) -> dict[str, Tensor]:
         """The mean square of the derivatives over samples for each group, and begin anew.
@@ -314,8 +384,23 @@ class Gates:
         feature = gate.dim % x.ndim
         product = (x.float() * gradient.float()).movedim(feature, -1)
         samples = product.reshape(product.shape[0] if feature > 0 else 1, -1, product.shape[-1]).sum(1)
-        whole = widen(samples, [None, mask])
-        for atom, derivatives in torch.vmap(lambda row: fold(gate.axis, row, self._slots))(whole).items():
+        self._add(gate, run, widen(samples, [None, mask]))
+
+    def _keep_of_weight(self, gate: WeightGate, gradient: Tensor) -> None:
+        matrix = matrices(self.traced)[gate.parameter]
+        others = [dim for dim in range(gradient.ndim) if dim != gate.dim]
+        parts = [(matrix.effective(rows).float() * gradient[rows].float()).sum(others) for rows in matrix.blocks()]
+        derivatives = torch.cat(parts) if gate.dim == 0 else torch.stack(parts).sum(0)
+        mask = mask_of_dim(self._there, gate.parameter, gate.dim)
+        self._add(gate, self._run, widen(derivatives[None], [None, mask]))
+
+    def _add(self, gate: Gate | WeightGate, run: int, samples: Tensor) -> None:
+        """Add derivatives ``[samples, size of the axis]`` to those of the units of a gate."""
+        for atom, derivatives in torch.vmap(lambda row: fold(gate.axis, row, self._slots))(samples).items():
             if atom in gate.units:
                 key = self._names[atom], run, len(derivatives)
                 self._seen[key] = self._seen[key] + derivatives if key in self._seen else derivatives
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None

@@ -111,7 +111,7 @@ def dense_gradients(
 
     count = 0
     with ExitStack() as stack:
-        stack.enter_context(_only_trainable(module, parameters.values()))
+        stack.enter_context(only_trainable(module, parameters.values()))
         stack.enter_context(evaluation_mode(module))
         for name, parameter in parameters.items():
             stack.callback(parameter.register_post_accumulate_grad_hook(collect(name)).remove)
@@ -133,12 +133,12 @@ def dense_gradients(
 
 
 def backward_over(module: nn.Module, batches: Iterable[Any], loss: Loss) -> None:
-    """Run a module in evaluation mode forward and backward on batches, without a gradient of any parameter.
+    """Run a module in evaluation mode forward and backward on batches.
 
     Raises:
         ScoreError: the loss is not finite, or there is no batch.
     """
-    with _only_trainable(module, ()), evaluation_mode(module):
+    with evaluation_mode(module):
         for batch in at_least_one(batches):
             _backward(module, batch, loss)
 
@@ -151,7 +151,7 @@ def _add(totals: dict[str, Tensor], name: str, value: Tensor) -> None:
 
 
 @contextmanager
-def _only_trainable(module: nn.Module, wanted: Iterable[nn.Parameter]) -> Iterator[None]:
+def only_trainable(module: nn.Module, wanted: Iterable[nn.Parameter]) -> Iterator[None]:
     """Within the context exactly some parameters of a module are trainable, and none has a gradient yet."""
     before = {parameter: (parameter.requires_grad, parameter.grad) for parameter in module.parameters()}
     chosen = set(wanted)

@@ -15,7 +15,7 @@ from .axes import atoms
 from .criteria import Criterion, criterion_by_name
 from .errors import ScoreError
 from .gates import Gates
-from .gradients import Loss, at_least_one, backward_over, dense_gradients, gradients_of, loss_of
+from .gradients import Loss, at_least_one, backward_over, dense_gradients, gradients_of, loss_of, only_trainable
 from .groups import PruningGroup
 from .matrices import Gradients, Inputs, Matrix, gathered, matrices
 from .passes.slice_parameters import DimMasks, widen
@@ -94,14 +94,14 @@ def _collect(
 def _gates(
     traced: TracedModel, criterion: Criterion, data: Iterable[Any] | None, loss: Loss, slots: bool
 ) -> dict[str, Tensor]:
-    """What is seen at the gates over batches, without a gradient of any weight."""
+    """What is seen at the gates over batches, without keeping a gradient of any weight."""
     if data is None:
         raise ScoreError(
             f"the criterion {criterion.name!r} needs the gradients of activations, and there is nothing to get them "
             "from: give gp.score data, batches to run the model on"
         )
     gates = Gates(traced, slots=slots)
-    with gates.watching():
+    with only_trainable(traced.module, ()), gates.watching():
         backward_over(traced.module, data, loss)
     return gates.take()
 

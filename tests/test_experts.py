@@ -9,8 +9,10 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from torch.func import functional_call
 
 import graphprune as gp
+from graphprune.adapters import merged_copy
 from graphprune.criteria.lora import guided_gradient
 from graphprune.errors import BudgetError, PlanError, TrainingError
 from graphprune.matrices import lora_layers, matrices
@@ -184,14 +186,23 @@ def test_channels_and_experts_with_adapters_on_them(adapters: Any) -> None:
     assert compact.module is not None
 
 
-@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
-def test_a_mixture_is_pruned_while_it_is_tuned(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mixtral", {}),
+        ("gpt_oss", {}),
+        ("mixtral", {"criterion": "fisher", "compaction": 0.1}),
+        ("qwen3_moe", {"criterion": "fisher", "make_up": "weights"}),
+    ],
+    ids=str,
+)
+def test_a_mixture_is_pruned_while_it_is_tuned(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
     model, inputs = LANGUAGE[name]()
     windows = torch.randint(0, 97, (24, 16), generator=torch.Generator().manual_seed(0))
-    config = PruneConfig(ratio=0.3, steps=6, interval=2, homogeneous=True)
+    config = PruneConfig(ratio=0.3, steps=6, interval=2, homogeneous=True, **settings)
     result = prune_while_tuning(model, None, windows, config, tmp_path / "run")
     assert any("experts" in name for name in result.plan.groups)
-    compact = gp.rewrite(result.traced, result.plan, adapters="merge")
+    compact = result.compact(adapters="merge")
     gp.save(compact, tmp_path / "cut")
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "cut")
     assert compact.module is not None
@@ -203,3 +214,29 @@ def test_the_onnx_file_has_fewer_experts(tmp_path: Path) -> None:
     compact = gp.rewrite(traced, experts(traced, homogeneous=True))
     report = gp.export_onnx(compact, tmp_path / "model.onnx")
     assert max(report.relative) < 1e-4
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_channels_inside_experts_are_gated_at_the_weights_that_take_them_in(name: str, adapters: bool) -> None:
+    traced = with_adapters_on_experts(name) if adapters else traced_family(name)
+    model = traced.module
+    model.zero_grad()
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    batches = [{"input_ids": torch.randint(0, 60, (2, 6), generator=generator)} for _ in range(2)]
+    scores = gp.score(traced, "fisher", data=batches)
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == trained
+    assert {group.name for group in traced.groups.prunable if group.kind != "lora_rank"} <= scores.keys()
+    plain = merged_copy(model) if adapters else model
+    stack = next(name for name, _ in plain.named_parameters() if name.endswith("experts.down_proj"))
+    group = next(group for group in traced.groups.prunable if "experts:" in group.name)
+    squares = torch.zeros(group.units)
+    for batch in batches:
+        gate = torch.ones(group.units, requires_grad=True)
+        weight = plain.get_parameter(stack).detach()
+        gated = weight * (gate[:, None] if weight.shape[1] == group.units else gate)
+        loss = functional_call(plain, {stack: gated}, kwargs={**batch, "labels": batch["input_ids"]}).loss
+        squares += torch.autograd.grad(loss, gate)[0].square()
+    found = scores[group.name]
+    torch.testing.assert_close(found / found.sum(), squares / squares.sum(), rtol=1e-3, atol=1e-6)
