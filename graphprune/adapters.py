@@ -161,7 +161,8 @@ def _taken_out(module: nn.Module, *, merge: bool) -> nn.Module:
             if not isinstance(plain, nn.Module):
                 raise TypeError(f"peft gave a {type(plain).__name__} and no module")
             return plain
-        for path, layer in adapter_layers(module).items():
+        # the innermost first: of two adapters on parameters of one module one is inside the other
+        for path, layer in reversed(adapter_layers(module).items()):
             found: Any = layer
             if merge:
                 found.merge()

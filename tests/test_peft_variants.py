@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from torch import Tensor, nn
 
 import graphprune as gp
@@ -174,6 +174,18 @@ def test_a_bias_of_an_adapter() -> None:
     assert gp.rewrite(traced, plan).module_error is None
     with pytest.raises(RewriteError, match="the base layer has no bias"):
         gp.rewrite(traced, plan, adapters="merge")
+
+
+def test_adapters_injected_on_several_parameters_of_one_module() -> None:
+    """Without a PeftModel around them: the layer of one parameter is inside that of the other."""
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    config = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=parameters, init_lora_weights=False)
+    model = inject_adapter_in_model(config, tiny("mixtral")[0])
+    traced = gp.trace(model, kwargs={"input_ids": tokens()})
+    compact = gp.rewrite(traced, random_plan(traced, half=True, slots=False), adapters="merge")
+    assert compact.module_error is None
+    assert compact.module is not None
+    assert not any("base_layer" in name or "lora" in name for name, _ in compact.module.named_modules())
 
 
 @pytest.mark.parametrize("order", [("keep", "merge"), ("merge", "keep")])
