@@ -12,7 +12,7 @@ from torch import Tensor
 from .axes import Atom, Axis
 from .criteria import Aggregation, Criterion
 from .masks import fold
-from .matrices import Matrix
+from .matrices import Matrix, summed_but
 from .passes.slice_parameters import DimMasks
 
 
@@ -47,12 +47,7 @@ def importance_by_dim(criterion: Criterion, matrix: Matrix, kept: DimMasks = ())
         if not marginals:
             marginals = [block.new_zeros(size) for size in shape]
         for dim in range(len(shape)):
-            others = [other for other in range(len(shape)) if other != dim]
-            summed = block.sum(others) if others else block
-            if dim == 0:
-                marginals[0][rows] += summed
-            else:
-                marginals[dim] += summed
+            marginals[dim][rows if dim == 0 else slice(None)] += summed_but(block, dim)
     sizes = [size if mask is None else int(mask.sum()) for size, mask in zip(shape, masks, strict=True)]
     return [
         _position(each, rule, math.prod(sizes) // max(1, size), mask)

@@ -24,7 +24,7 @@ from .axes import Axis, atoms
 from .distributed import is_sharded
 from .errors import ScoreError
 from .masks import fold
-from .matrices import matrices, wrapped_weights
+from .matrices import Matrix, matrices, summed_but, wrapped_weights
 from .passes.slice_parameters import DimMasks, mask_of_dim, widen
 from .rules import Dims
 from .traced import TracedModel
@@ -301,36 +301,32 @@ class Gates:
         ``there`` holds the keep-masks of the parameters that were cut since the model was traced.
         """
         self._there = there or {}
-        handles = [self.traced.module.register_forward_pre_hook(self._begin)]
-        try:
+        known = matrices(self.traced) if self.weight_gates else {}
+        with ExitStack() as stack:
+            stack.callback(self.traced.module.register_forward_pre_hook(self._begin).remove)
             for gate in self.gates:
                 module = self.traced.module.get_submodule(gate.module)
                 if gate.at_input:
-                    handles.append(module.register_forward_pre_hook(self._input_hook(gate), with_kwargs=True))
+                    handle = module.register_forward_pre_hook(self._input_hook(gate), with_kwargs=True)
                 else:
-                    handles.append(module.register_forward_hook(self._output_hook(gate)))
-            with ExitStack() as watched:
-                for weight_gate in self.weight_gates:
-                    watched.enter_context(self._watching_weight(weight_gate))
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+                    handle = module.register_forward_hook(self._output_hook(gate))
+                stack.callback(handle.remove)
+            for weight_gate in self.weight_gates:
+                stack.enter_context(self._watching_weight(weight_gate, known[weight_gate.parameter]))
+            yield
 
     @contextmanager
-    def _watching_weight(self, gate: WeightGate) -> Iterator[None]:
+    def _watching_weight(self, gate: WeightGate, matrix: Matrix) -> Iterator[None]:
         """Within the context the gradients of a weight are seen, and kept only where it is trained."""
-        weight = matrices(self.traced)[gate.parameter].weight
+        weight = matrix.weight
         is_trained = weight.requires_grad
-        handles = [weight.requires_grad_().register_hook(lambda gradient: self._keep_of_weight(gate, gradient))]
-        if not is_trained:
-            handles.append(weight.register_post_accumulate_grad_hook(_drop_gradient))
-        try:
+        with ExitStack() as stack:
+            stack.callback(weight.requires_grad_, is_trained)
+            weight.requires_grad_()
+            stack.callback(weight.register_hook(lambda gradient: self._keep_of_weight(gate, matrix, gradient)).remove)
+            if not is_trained:
+                stack.callback(weight.register_post_accumulate_grad_hook(_drop_gradient).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            weight.requires_grad_(is_trained)
 
     def take(self) -> dict[str, Tensor]:
         """The mean square of the derivatives over samples for each group, and begin anew.
@@ -386,11 +382,11 @@ class Gates:
         samples = product.reshape(product.shape[0] if feature > 0 else 1, -1, product.shape[-1]).sum(1)
         self._add(gate, run, widen(samples, [None, mask]))
 
-    def _keep_of_weight(self, gate: WeightGate, gradient: Tensor) -> None:
-        matrix = matrices(self.traced)[gate.parameter]
-        others = [dim for dim in range(gradient.ndim) if dim != gate.dim]
-        parts = [(matrix.effective(rows).float() * gradient[rows].float()).sum(others) for rows in matrix.blocks()]
-        derivatives = torch.cat(parts) if gate.dim == 0 else torch.stack(parts).sum(0)
+    def _keep_of_weight(self, gate: WeightGate, matrix: Matrix, gradient: Tensor) -> None:
+        derivatives = torch.zeros(gradient.shape[gate.dim], device=gradient.device)
+        for rows in matrix.blocks():
+            product = matrix.effective(rows).float() * gradient[rows].float()
+            derivatives[rows if gate.dim == 0 else slice(None)] += summed_but(product, gate.dim)
         mask = mask_of_dim(self._there, gate.parameter, gate.dim)
         self._add(gate, self._run, widen(derivatives[None], [None, mask]))
 

@@ -160,6 +160,12 @@ class Matrix:
         return block
 
 
+def summed_but(block: Tensor, dim: int) -> Tensor:
+    """The sums over all dims of a tensor but one."""
+    others = [other for other in range(block.ndim) if other != dim]
+    return block.sum(others) if others else block
+
+
 def matrices(traced: TracedModel) -> dict[str, Matrix]:
     """Every parameter in the graph with the active LoRA adapters on it, by name."""
     parameters = dict(traced.module.named_parameters())

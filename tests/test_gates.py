@@ -263,3 +263,27 @@ def test_a_module_that_is_called_otherwise_than_traced_is_named() -> None:
     with gates.watching(), pytest.raises(ScoreError) as caught:
         model[2](torch.randn(2, 5))
     assert str(caught.value) == "2 is not called as it was traced: its input or output must hold 6 units"
+
+
+class ScoredByAVector(nn.Module):
+    """Units that a vector takes in, which is no weight of a module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.vector = nn.Linear(4, 6), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.up(x)) @ self.vector
+
+
+def test_units_that_a_vector_takes_in() -> None:
+    model = ScoredByAVector()
+    x = torch.randn(5, 4)
+    traced = gp.trace(model, x)
+    scores = gp.score(traced, "fisher", data=[{"x": x}], loss=lambda module, batch: module(**batch).square().mean())
+    gate = torch.ones(6, requires_grad=True)
+    loss = (torch.relu(model.up(x)) @ (model.vector.detach() * gate)).square().mean()
+    (derivative,) = torch.autograd.grad(loss, gate)
+    (found,) = scores.values()
+    torch.testing.assert_close(found, derivative.square() / derivative.square().sum())
