@@ -3,7 +3,8 @@
 1. Adapters are merged into a copy, and halves become single precision, in which onnxruntime computes on any CPU.
 2. What is exported is chosen: the module, its encoder or decoder, or a decoder with its cache (``onnx_parts.py``).
 3. It is exported with the batch and the sequence of its inputs free; where that can't be, with fixed sizes.
-4. The graph is tidied (``onnx_graph.py``) and, if asked for, has fewer bits (``rounding.py``, ``onnx_quantise.py``).
+4. onnxscript optimises the graph (``onnx_rules.py``), which is tidied (``onnx_graph.py``) and, if asked for, has fewer
+   bits (``rounding.py``, ``onnx_quantise.py``).
 5. The file is checked, run at the traced sizes and at others, and compared with the module (``onnx_check.py``).
 
 How far that has come is watched from outside (``onnx_watch.py``): torch's exporter and onnx's passes do not tell.
@@ -48,6 +49,7 @@ from .onnx_graph import (
 )
 from .onnx_parts import Part, Subject, decoder, encoder, whole, with_cache
 from .onnx_quantise import quantise
+from .onnx_rules import rules_by_operator
 from .onnx_watch import SHARES, exporting, optimising
 from .rounding import Precision, check_precision, half_inputs, halved
 
@@ -291,7 +293,7 @@ def _export(subject: Subject, name: str, opset: int, precision: Precision, parts
                         verbose=False,
                     )
                 drop_idle_squeezes(program.model)
-                with optimising(parts), tiny_terms_kept(program.model):
+                with optimising(parts), tiny_terms_kept(program.model), rules_by_operator():
                     onnxscript.optimizer.optimize_ir(program.model)
             except (Exception, IntricateSizes) as error:
                 reason = reason or _cause(error)

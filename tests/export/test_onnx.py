@@ -1,5 +1,6 @@
 """ONNX files of compact models, run in onnxruntime."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,26 @@ def test_mask_is_an_input_of_its_own_and_one_row_is_enough(tmp_path: Path) -> No
     (found,) = run(tmp_path / "model.onnx", **inputs)
     expected = logits(compact, **inputs).numpy()
     np.testing.assert_allclose(found[:, 2:], expected[:, 2:], rtol=1e-4, atol=1e-4)
+
+
+def test_rules_are_tried_where_they_can_apply_and_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxscript.rewriter import RewriteRule
+
+    tries: list[int] = []
+    original: Any = RewriteRule.try_rewrite
+
+    def counted(*args: Any, **options: Any) -> Any:
+        tries[-1] += 1
+        return original(*args, **options)
+
+    monkeypatch.setattr(RewriteRule, "try_rewrite", counted)
+    compact = compact_llama(tiny_llama())
+    for name in ("here", "everywhere"):
+        tries.append(0)
+        gp.export_onnx(compact, tmp_path / f"{name}.onnx")
+        monkeypatch.setattr(module_under_test, "rules_by_operator", nullcontext)
+    assert (tmp_path / "here.onnx").read_bytes() == (tmp_path / "everywhere.onnx").read_bytes()
+    assert 0 < tries[0] < tries[1] / 5
 
 
 def test_tied_weight_is_stored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,21 +42,28 @@ def even(traced: gp.TracedModel) -> gp.PruningPlan:
     return gp.select(traced, gp.score(traced, "random"), ratio=0.1, of="prunable", target="hf")
 
 
-def job(name: str, directory: Path, *, per_layer: bool) -> tuple[Job, gp.CompactModel]:
-    """Cut a model of the zoo, save it in several files, and say what a plain process must find there."""
+def traced_entry(name: str) -> gp.TracedModel:
+    """A model of the zoo."""
     model, inputs = ENTRIES[name]()
-    traced = gp.trace(model.eval(), (), inputs)
-    compact = gp.rewrite(traced, uneven(traced) if per_layer else even(traced))
+    return gp.trace(model.eval(), (), inputs)
+
+
+def job(
+    name: str, traced: gp.TracedModel, plan: gp.PruningPlan, directory: Path, *, per_layer: bool
+) -> tuple[Job, gp.CompactModel]:
+    """Cut a model, save it in several files, and say what a plain process must find there."""
+    compact = gp.rewrite(traced, plan)
     report = gp.save(compact, directory, max_shard_size="60KB")
     assert report.form == ("remote-code" if per_layer else "transformers"), report.reason
     module: Any = compact.module
+    inputs = dict(traced.kwargs)
     generated = None
     if inputs.keys() <= {"input_ids", "attention_mask"} and module.can_generate():
         ids = inputs["input_ids"][:1, :5]
         generated = module.generate(ids, max_new_tokens=5, do_sample=False)
         inputs = {"input_ids": inputs["input_ids"]}
     expected = outputs_of(module, (), inputs)[0]
-    auto = [*auto_classes(type(model)), type(model).__name__][0]
+    auto = [*auto_classes(type(traced.module)), type(traced.module).__name__][0]
     label = f"{name}-{'layers' if per_layer else 'plain'}"
     if generated is not None:
         inputs = {"input_ids": inputs["input_ids"][:1, :5]}
@@ -65,11 +72,12 @@ def job(name: str, directory: Path, *, per_layer: bool) -> tuple[Job, gp.Compact
 
 
 def test_loaded_without_graphprune(tmp_path: Path) -> None:
-    made = {
-        (name, per_layer): job(name, tmp_path / f"{name}{per_layer}", per_layer=per_layer)
-        for name in FEW
-        for per_layer in (False, True)
-    }
+    made = {}
+    for name in FEW:
+        traced = traced_entry(name)
+        for per_layer in (False, True):
+            plan = uneven(traced) if per_layer else even(traced)
+            made[name, per_layer] = job(name, traced, plan, tmp_path / f"{name}{per_layer}", per_layer=per_layer)
     found = load_elsewhere([each for each, _ in made.values()], tmp_path)
     for (name, per_layer), (each, compact) in made.items():
         kind, count = found[each.name]
@@ -103,13 +111,13 @@ AT_ONCE = 8
 def test_more_families_are_loaded_without_graphprune(tmp_path: Path, names: tuple[str, ...]) -> None:
     jobs: list[Job] = []
     for name in names:
-        model, inputs = ENTRIES[name]()
-        traced = gp.trace(model.eval(), (), inputs)
+        traced = traced_entry(name)
         before = len(jobs)
         if is_configured(traced) and config_cuts(traced, traced.groups.prunable).choose(traced.groups.prunable)[0]:
-            jobs.append(job(name, tmp_path / f"{name}-plain", per_layer=False)[0])
-        if uneven(traced).groups and auto_classes(type(model)):
-            jobs.append(job(name, tmp_path / f"{name}-layers", per_layer=True)[0])
+            jobs.append(job(name, traced, even(traced), tmp_path / f"{name}-plain", per_layer=False)[0])
+        plan = uneven(traced)
+        if plan.groups and auto_classes(type(traced.module)):
+            jobs.append(job(name, traced, plan, tmp_path / f"{name}-layers", per_layer=True)[0])
         assert len(jobs) > before, f"nothing of {name} can be saved for transformers"
     assert len(load_elsewhere(jobs, tmp_path)) == len(jobs)
 
