@@ -12,7 +12,7 @@ as much where the derivatives ``g_s`` of samples are about zero in the mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -273,6 +273,10 @@ def _axes(node: fx.Node, traced: TracedModel) -> tuple[Axis, ...]:
     return tuple(traced.inference.solver.resolve(axis) for axis in axes)
 
 
+ValuesOfAtoms = Callable[[Gate, Tensor], Mapping[int, Tensor]]
+"""What of the values at a gate counts for units of some atoms, in place of all: tensors of the same shape."""
+
+
 class Gates:
     """Collects the derivatives of gates while a model runs forward and backward, within :meth:`watching`.
 
@@ -280,27 +284,31 @@ class Gates:
         ScoreError: on leaving, a module was not given what it was traced with.
     """
 
-    def __init__(self, traced: TracedModel, *, slots: bool = True):
+    def __init__(self, traced: TracedModel, *, slots: bool = True, at_factors: bool = True):
         self.traced = traced
         # a backward pass holds the factors of a product in any case, and the product only where a later one needs it
-        self.gates = find_gates(traced, at_factors=True)
+        self.gates = find_gates(traced, at_factors=at_factors)
         self._names = {atom: group.name for atom, group in traced.groups.by_atom.items()}
         gated = {atom for gate in self.gates for atom in gate.units}
         missing = {group.atom.id for group in traced.groups.prunable} - gated
         self.weight_gates = find_weight_gates(traced, missing) if missing else ()
         self._slots = traced.groups.slots if slots else {}
         self._there: Mapping[str, DimMasks] = {}
+        self._values: ValuesOfAtoms | None = None
         self._run = 0
         self._seen: dict[tuple[str, int, int], Tensor] = {}
         """Derivatives ``[samples, units]`` or ``[samples, slots, units]`` by group, run of the model and samples."""
 
     @contextmanager
-    def watching(self, there: Mapping[str, DimMasks] | None = None) -> Iterator[None]:
+    def watching(
+        self, there: Mapping[str, DimMasks] | None = None, values: ValuesOfAtoms | None = None
+    ) -> Iterator[None]:
         """Within the context what the module computes is watched.
 
-        ``there`` holds the keep-masks of the parameters that were cut since the model was traced.
+        ``there`` holds the keep-masks of the parameters that were cut since the model was traced. With ``values`` the
+        gates of some atoms are on a part of the values only; it must not be at the factors of a product.
         """
-        self._there = there or {}
+        self._there, self._values = there or {}, values
         known = matrices(self.traced) if self.weight_gates else {}
         with ExitStack() as stack:
             stack.callback(self.traced.module.register_forward_pre_hook(self._begin).remove)
@@ -377,10 +385,18 @@ class Gates:
         return x
 
     def _keep(self, gate: Gate, mask: Tensor | None, run: int, x: Tensor, gradient: Tensor) -> None:
+        parts = {} if self._values is None else self._values(gate, x)
+        self._keep_part(gate, mask, run, x, gradient, gate.units - parts.keys())
+        for atom, part in parts.items():
+            self._keep_part(gate, mask, run, part, gradient, {atom})
+
+    def _keep_part(
+        self, gate: Gate, mask: Tensor | None, run: int, x: Tensor, gradient: Tensor, units: Set[int]
+    ) -> None:
         feature = gate.dim % x.ndim
         product = (x.float() * gradient.float()).movedim(feature, -1)
         samples = product.reshape(product.shape[0] if feature > 0 else 1, -1, product.shape[-1]).sum(1)
-        self._add(gate, run, widen(samples, [None, mask]))
+        self._add(gate, run, widen(samples, [None, mask]), units)
 
     def _keep_of_weight(self, gate: WeightGate, matrix: Matrix, gradient: Tensor) -> None:
         derivatives = torch.zeros(gradient.shape[gate.dim], device=gradient.device)
@@ -388,12 +404,14 @@ class Gates:
             product = matrix.effective(rows).float() * gradient[rows].float()
             derivatives[rows if gate.dim == 0 else slice(None)] += summed_but(product, gate.dim)
         mask = mask_of_dim(self._there, gate.parameter, gate.dim)
-        self._add(gate, self._run, widen(derivatives[None], [None, mask]))
+        self._add(gate, self._run, widen(derivatives[None], [None, mask]), gate.units)
 
-    def _add(self, gate: Gate | WeightGate, run: int, samples: Tensor) -> None:
-        """Add derivatives ``[samples, size of the axis]`` to those of the units of a gate."""
+    def _add(self, gate: Gate | WeightGate, run: int, samples: Tensor, units: Set[int]) -> None:
+        """Add derivatives ``[samples, size of the axis]`` to those of the units of some atoms of a gate."""
+        if not units:
+            return
         for atom, derivatives in torch.vmap(lambda row: fold(gate.axis, row, self._slots))(samples).items():
-            if atom in gate.units:
+            if atom in units:
                 key = self._names[atom], run, len(derivatives)
                 self._seen[key] = self._seen[key] + derivatives if key in self._seen else derivatives
 

@@ -4,13 +4,17 @@ The second moments of the inputs of matrices go into a moving average at each st
 that stay get what :mod:`graphprune.reconstruction` gives for the units that go with it. The adapters stay
 as they are.
 
-What others can make up for is not lost with a unit. With the second moments ``C`` of all inputs, and the weights
-``W_u`` that take in those of unit u, the share of its part in the outputs that is lost is::
+What others can make up for is not lost with a unit. With the second moments ``C`` of all inputs, and the same ridge
+added to them throughout, what the other inputs do not predict of the inputs ``x_u`` of a unit is::
+
+    r_u = x_u − C_uo·(C_oo)⁻¹·x_o = ((C⁻¹)_uu)⁻¹·(C⁻¹·x)_u
+
+A criterion that scores by gates has them on ``r`` in place of ``x``. Scores of others are multiplied by the share that
+is left of the unit's part in the outputs, where ``W_u`` takes in its inputs::
 
     tr(W_u·((C⁻¹)_uu)⁻¹·W_uᵀ) / tr(W_u·C_uu·W_uᵀ)
 
-with the same ridge added to C throughout. Selection takes scores times this share. For a unit of one input it is
-``1/((C⁻¹)_uu·C_uu)``, the part of its variance that the others don't explain.
+For a unit of one input it is ``1/((C⁻¹)_uu·C_uu)``, the part of its variance that the others don't explain.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from ..axes import Atom
 from ..device import device_of
 from ..distributed import is_sharded, mean_of_processes
 from ..errors import TrainingError
-from ..gates import Gate
+from ..gates import Gate, ValuesOfAtoms
 from ..masks import fold
 from ..matrices import matrices
 from ..passes.slice_parameters import DimMasks, mask_of_dim, masks_within, widen
@@ -85,6 +89,33 @@ class MakingUp:
         device = device_of(self.traced.module)
         self.moments = {name: each.to(device) for name, each in mean_of_processes(self.moments, device).items()}
 
+    def unpredicted(self, before: Mapping[str, DimMasks], there: Mapping[str, DimMasks]) -> ValuesOfAtoms:
+        """What gates are on: of the values that come to a matrix what those of other units don't predict.
+
+        Args:
+            before: the keep-masks of what is pruned so far, of the whole model.
+            there: those of what was cut.
+        """
+        earlier = masks_within(before, there)
+
+        def values(gate: Gate, x: Tensor) -> dict[int, Tensor]:
+            moments = self.moments.get(gate.parameter)
+            if moments is None or self.gates[gate.parameter] != gate:
+                return {}
+            kept, inputs = self._left(gate, earlier, there)
+            places = kept.nonzero().flatten().to(moments.device)
+            rows = x.movedim(gate.dim, -1)
+            found: dict[int, Tensor] = {}
+            with torch.autocast(x.device.type, enabled=False):
+                parts = parts_unpredicted(rows[..., places].float(), moments[places][:, places], inputs, RIDGE)
+            for atom, part in parts.items():
+                found[atom] = torch.zeros_like(rows, dtype=torch.float32)
+                found[atom][..., places] = part
+                found[atom] = found[atom].movedim(-1, gate.dim)
+            return found
+
+        return values
+
     def lost(self, scores: Scores, before: Mapping[str, DimMasks], there: Mapping[str, DimMasks]) -> Scores:
         """The scores times the share of each unit's part in the outputs that the others can't make up for.
 
@@ -98,13 +129,9 @@ class MakingUp:
         left: dict[str, Tensor] = {}
         for name, moments in self.moments.items():
             gate = self.gates[name]
-            pruned = mask_of_dim(earlier, name, gate.weight_dim)
-            kept = torch.ones(len(moments), dtype=torch.bool) if pruned is None else pruned
+            kept, inputs = self._left(gate, earlier, there)
             places = kept.nonzero().flatten().to(moments.device)
             weight = known[name].effective(slice(None)).movedim(gate.weight_dim, 1)[:, places].float()
-            alive = widen(kept, [mask_of_dim(there, name, gate.weight_dim)])
-            place = torch.where(alive, alive.cumsum(0) - 1, -1)
-            inputs = {atom: place[each] for atom, each in self._inputs_of(gate).items()}
             for atom, parts in parts_in_outputs(weight, moments[places][:, places], inputs, RIDGE).items():
                 group = self._names[atom]
                 for sums, part in zip((whole, left), parts, strict=True):
@@ -115,6 +142,18 @@ class MakingUp:
             share = torch.where(part > 0, left[group] / part, torch.ones_like(part)).clamp(0, 1)
             found[group] = found[group] * share.to(found[group])
         return Scores(scores.criterion, found)
+
+    def _left(
+        self, gate: Gate, earlier: Mapping[str, DimMasks], there: Mapping[str, DimMasks]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Which inputs are not pruned, of those that are there, and where among them those of each unit are."""
+        cut = mask_of_dim(there, gate.parameter, gate.weight_dim)
+        pruned = mask_of_dim(earlier, gate.parameter, gate.weight_dim)
+        size = gate.axis.size if cut is None else int(cut.sum())
+        kept = torch.ones(size, dtype=torch.bool) if pruned is None else pruned
+        alive = widen(kept, [cut])
+        place = torch.where(alive, alive.cumsum(0) - 1, -1)
+        return kept, {atom: place[each] for atom, each in self._inputs_of(gate).items()}
 
     def _inputs_of(self, gate: Gate) -> dict[int, Tensor]:
         """The positions ``[units, n]`` of the inputs that each unit has, slots and units flattened, by atom."""
@@ -203,10 +242,7 @@ def parts_in_outputs(
     Returns:
         Two tensors ``[units]`` by atom; both are zero for a unit without inputs.
     """
-    scale = moments.diagonal().clamp(min=torch.finfo(torch.float32).tiny).sqrt()
-    correlated = moments / scale[:, None] / scale
-    correlated.diagonal().add_(ridge)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(correlated))
+    scale, correlated, inverse = _inverted(moments, ridge)
     scaled = weight * scale
 
     def parts_of(inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,3 +261,35 @@ def parts_in_outputs(
         return whole, left
 
     return {atom: parts_of(each) for atom, each in inputs.items()}
+
+
+def parts_unpredicted(x: Tensor, moments: Tensor, inputs: Mapping[int, Tensor], ridge: float) -> dict[int, Tensor]:
+    """What of the inputs of units the inputs of the others don't predict, by atom, in the shape of ``x``.
+
+    Args:
+        x: ``[..., inputs]``.
+        moments: ``[inputs, inputs]``.
+        inputs: by atom ``[units, n]``, positions of the inputs of each of its units; those that are gone are -1.
+        ridge: what is added to the diagonal, as a share of it.
+    """
+    scale, _, inverse = _inverted(moments, ridge)
+    weighted = (x / scale) @ inverse
+
+    def part_of(inputs: Tensor) -> Tensor:
+        if inputs.shape[1] == 1:
+            return weighted / inverse.diagonal() * scale
+        part = torch.zeros_like(x)
+        for positions in inputs:
+            at = positions[positions >= 0].to(x.device)
+            part[..., at] = torch.linalg.solve(inverse[at][:, at], weighted[..., at], left=False) * scale[at]
+        return part
+
+    return {atom: part_of(each) for atom, each in inputs.items()}
+
+
+def _inverted(moments: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The size of each input, the moments of inputs of size 1 with the ridge, and their inverse."""
+    scale = moments.diagonal().clamp(min=torch.finfo(torch.float32).tiny).sqrt()
+    correlated = moments / scale[:, None] / scale
+    correlated.diagonal().add_(ridge)
+    return scale, correlated, torch.cholesky_inverse(torch.linalg.cholesky(correlated))

@@ -79,7 +79,6 @@ class Pruner:
         self._trained: list[Slice] = []
         self.compaction = None if config.compaction is None else Compaction(traced)
         self._cut_at = 0.0
-        self._gates = Gates(traced) if "gates" in self.criterion.needs else None
         self._watching = ExitStack()
         self._watched = 0
         self._check()
@@ -88,6 +87,7 @@ class Pruner:
             if config.make_up == "weights"
             else None
         )
+        self._gates = Gates(traced, at_factors=self.making_up is None) if "gates" in self.criterion.needs else None
 
     @property
     def last_step(self) -> int:
@@ -127,7 +127,8 @@ class Pruner:
         self._watching.close()
         self._watched = number
         if self._gates is not None and self.is_due(number):
-            self._watching.enter_context(self._gates.watching(self._there))
+            values = None if self.making_up is None else self.making_up.unpredicted(self._masks, self._there)
+            self._watching.enter_context(self._gates.watching(self._there, values))
         if self.making_up is not None and not self._has_ended:
             self._watching.enter_context(self.making_up.watching())
 
@@ -186,7 +187,10 @@ class Pruner:
             raise self._unwatched("making up has seen no forward pass", step)
         self.making_up.agree()
         if ratio > 0:
-            plan = self._select(self.making_up.lost(self.scores, self._masks, self._there), ratio, step)
+            scores = self.scores
+            if self._gates is None:
+                scores = self.making_up.lost(scores, self._masks, self._there)
+            plan = self._select(scores, ratio, step)
             self.making_up.update(masks_of(self.traced, plan), self._masks, self._there)
             self._apply(plan)
         if step >= self.last_step:

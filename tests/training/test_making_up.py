@@ -14,7 +14,7 @@ from graphprune.gates import find_gates
 from graphprune.reconstruction import RIDGE
 from graphprune.scores import Scores
 from graphprune.training.finetune import TuneProgress, TuneResult, prune_while_tuning
-from graphprune.training.making_up import inputs_of_units, parts_in_outputs
+from graphprune.training.making_up import inputs_of_units, parts_in_outputs, parts_unpredicted
 
 from .test_finetune import assert_same
 from .tiny import random_windows, tiny_llama, tiny_with_adapters
@@ -85,9 +85,10 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same(compaction: float | None,
     assert not torch.isin(kept[kept != 0], base["model.layers.0.mlp.down_proj.weight"]).any()
 
 
-def test_a_model_that_is_cut_on_the_way_is_made_up_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize("criterion", ["lora", "fisher"])
+def test_a_model_that_is_cut_on_the_way_is_made_up_alike(criterion: str, tmp_path: Path) -> None:
     def run(name: str, compaction: float | None) -> TuneResult:
-        config = replace(CONFIG, compaction=compaction, lora_dropout=0.0)
+        config = replace(CONFIG, criterion=criterion, compaction=compaction, lora_dropout=0.0)
         return prune_while_tuning(tiny_llama(), None, random_windows(), config, tmp_path / name)
 
     masked, cut = run("masked", None), run("cut", 0.2)
@@ -115,6 +116,75 @@ def test_what_the_others_cannot_make_up_for(width: int) -> None:
         taken = weight[:, own].double()
         assert float(whole[unit]) == pytest.approx(float((taken @ inner @ taken.T).trace()), rel=1e-4)
         assert float(left[unit]) == pytest.approx(float((taken @ complement @ taken.T).trace()), rel=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_what_the_others_do_not_predict(width: int) -> None:
+    """It is what ridge regression on the inputs of the other units leaves."""
+    generator = torch.Generator().manual_seed(0)
+    seen, x = torch.randn(200, 12, generator=generator), torch.randn(2, 7, 12, generator=generator)
+    seen[:, :6] += seen[:, 6:]
+    inputs = torch.randperm(12, generator=generator).reshape(-1, width)
+    left = parts_unpredicted(x, seen.T @ seen, {0: inputs}, 0.1)[0].double()
+    ridged = (seen.T @ seen + 0.1 * (seen.T @ seen).diagonal().diag()).double()
+    for positions in inputs:
+        own = torch.zeros(12, dtype=torch.bool)
+        own[positions] = True
+        predicted = x[..., ~own].double() @ torch.linalg.solve(ridged[~own][:, ~own], ridged[~own][:, own])
+        torch.testing.assert_close(left[..., own], x[..., own].double() - predicted, rtol=1e-4, atol=1e-4)
+
+
+def test_gates_are_on_what_the_others_do_not_predict() -> None:
+    """Of two steps that score the second counts, with the moments of the first; half-way something is pruned."""
+    model: Any = tiny_with_adapters()
+    layer = model.base_model.model.model.layers[1].mlp.down_proj
+    config = replace(
+        CONFIG,
+        criterion="fisher",
+        interval=1,
+        decay=0.0,
+        kinds=("channels",),
+        ratio=0.2,
+        warmup=0.0,
+        lora_dropout=0.0,
+    )
+    pruner = gp.Pruner(gp.trace(model), config, 4)
+    seen: list[Tensor] = []
+    gradients: list[Tensor] = []
+
+    def see(_: Any, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0].detach().clone())
+        args[0].register_hook(gradients.append)
+
+    layer.register_forward_pre_hook(see)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    pruner.watch(1)
+    scores: list[Tensor] = []
+    name = next(group.name for group in pruner.traced.groups if "layers.1.mlp" in group.name)
+    kept: list[Tensor] = []
+    for number, windows in enumerate(random_windows(16).split(8), start=1):
+        model(input_ids=windows, labels=windows).loss.backward()
+        with pruner.step(number):
+            optimizer.step()
+        optimizer.zero_grad()
+        assert pruner.scores is not None
+        scores.append(pruner.scores[name])
+        mask = torch.zeros(len(scores[0]), dtype=torch.bool)
+        mask[list(pruner.plan.groups[name].kept)] = True
+        kept.append(mask)
+    assert 0 < int(kept[0].sum()) < len(kept[0])
+    alive = kept[0].nonzero().flatten()
+    x, gradient = (each.double()[..., alive] for each in (seen[1], gradients[1]))
+    rows = seen[0].double().flatten(0, 1)[:, alive]
+    moments = rows.T @ rows
+    ridged = moments + RIDGE * moments.diagonal().diag()
+    inverse = torch.linalg.inv(ridged)
+    left = x @ inverse / inverse.diagonal()
+    expected = (left * gradient).sum(1).square().sum(0)
+    found = scores[1].double()[alive]
+    torch.testing.assert_close(found / found.sum(), expected / expected.sum(), rtol=1e-3, atol=1e-6)
+    plain = (x * gradient).sum(1).square().sum(0)
+    assert not torch.allclose(plain / plain.sum(), expected / expected.sum(), rtol=0.1)
 
 
 def test_the_inputs_of_units() -> None:
