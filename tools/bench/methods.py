@@ -128,6 +128,20 @@ METHODS = (
     ),
 )
 
+SHARES = "fisher, shares made up"
+FORMER = (
+    Method(
+        SHARES,
+        "while tuning",
+        "as fisher, made up was before: scores times the share of a unit that others can't make up",
+    ),
+    Method(f"{SHARES}, tuned longer", "while tuning", "the same, with a first quarter that prunes"),
+    Method(f"{SHARES}, distilled", "while tuning", "the same, with the dense model beside"),
+)
+"""Rows of earlier versions, which can't be run again: what was gained by what came after them."""
+
+ROWS = (*METHODS, *FORMER)
+
 
 def main() -> None:
     """Run what is missing, or print the table of what is there."""
@@ -373,7 +387,7 @@ def write_page(results: list[dict[str, Any]]) -> None:
         for ratio in ratios
         for steps in dict.fromkeys(r["steps"] for r in results if r["ratio"] == ratio)
     ]
-    settings = "\n".join(f"- **{method.name}**: {method.about}." for method in METHODS)
+    settings = "\n".join(f"- **{method.name}**: {method.about}." for method in ROWS)
     percents = [f"{ratio:.0%}".rstrip("%") for ratio in ratios]
     kept = "".join(f"\n![What is kept of each layer at {each} %](methods/kept-{each}.svg)\n" for each in percents)
     machines = "".join(
@@ -420,7 +434,7 @@ def table(results: list[dict[str, Any]], ratio: float) -> str:
         + " | heads kept | channels kept |",
         "| --- |" + " ---: |" * (len(names) + 6),
     ]
-    for method in METHODS:
+    for method in ROWS:
         share = 0.0 if method.how in ("dense", "tuned") else ratio
         runs = [r for r in results if r["method"] == method.name and r["ratio"] == share]
         if not runs:
@@ -470,7 +484,7 @@ def plot_trade_off(results: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3.6), layout="constrained")
     colors = plt.get_cmap("tab20")
     for at, name in zip(axes, names, strict=True):
-        for number, method in enumerate(METHODS):
+        for number, method in enumerate(ROWS):
             runs = [r for r in results if r["method"] == method.name]
             points = sorted((r["removed of decoder"], r["perplexity"][name]) for r in runs)
             if points:
@@ -491,7 +505,7 @@ def plot_kept(results: list[dict[str, Any]], ratio: float, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     runs = {r["method"]: r for r in results if r["ratio"] == ratio and r["kept"] and r["seed"] == 0}
-    rows = [method.name for method in METHODS if method.name in runs]
+    rows = [method.name for method in ROWS if method.name in runs]
     figure, axes = plt.subplots(1, 2, figsize=(13, 0.4 * len(rows) + 1.6), layout="constrained", sharey=True)
     for at, kind in zip(axes, ("heads", "channels"), strict=True):
         counts = [runs[name]["kept"][kind] for name in rows]
