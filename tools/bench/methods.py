@@ -422,8 +422,8 @@ LLaMA-7B, at a half, LoRAPrune's paper has 29 % on WikiText-2 and 17 % on Penn T
 FINDINGS = """## What makes the difference
 
 - What is known of the loss. Activations alone know nothing of it; the LoRA-guided criterion sees it through adapters,
-  of which one factor is zero when tuning begins, and weight by weight. A gate sees what a whole unit does to the loss of
-  a window.
+  of which one factor is zero when tuning begins, and weight by weight. A gate sees what a whole unit does to the loss
+  of a window.
 - A unit that others can stand in for costs little, and least squares let them. Scores by shares measure that on
   activations; gates on what others don't predict measure it on the loss.
 - Heads or channels. With more heads and fewer channels perplexity falls on the long windows of Penn Treebank, and rises
