@@ -385,18 +385,15 @@ class Gates:
         return x
 
     def _keep(self, gate: Gate, mask: Tensor | None, run: int, x: Tensor, gradient: Tensor) -> None:
-        parts = {} if self._values is None else self._values(gate, x)
-        self._keep_part(gate, mask, run, x, gradient, gate.units - parts.keys())
-        for atom, part in parts.items():
-            self._keep_part(gate, mask, run, part, gradient, {atom})
-
-    def _keep_part(
-        self, gate: Gate, mask: Tensor | None, run: int, x: Tensor, gradient: Tensor, units: Set[int]
-    ) -> None:
         feature = gate.dim % x.ndim
-        product = (x.float() * gradient.float()).movedim(feature, -1)
-        samples = product.reshape(product.shape[0] if feature > 0 else 1, -1, product.shape[-1]).sum(1)
-        self._add(gate, run, widen(samples, [None, mask]), units)
+        parts = {} if self._values is None else self._values(gate, x)
+        seen: list[tuple[Set[int], Tensor]] = [({atom}, part) for atom, part in parts.items()]
+        if rest := gate.units - parts.keys():
+            seen.append((rest, x))
+        for units, values in seen:
+            product = (values.float() * gradient.float()).movedim(feature, -1)
+            samples = product.reshape(product.shape[0] if feature > 0 else 1, -1, product.shape[-1]).sum(1)
+            self._add(gate, run, widen(samples, [None, mask]), units)
 
     def _keep_of_weight(self, gate: WeightGate, matrix: Matrix, gradient: Tensor) -> None:
         derivatives = torch.zeros(gradient.shape[gate.dim], device=gradient.device)
@@ -408,8 +405,6 @@ class Gates:
 
     def _add(self, gate: Gate | WeightGate, run: int, samples: Tensor, units: Set[int]) -> None:
         """Add derivatives ``[samples, size of the axis]`` to those of the units of some atoms of a gate."""
-        if not units:
-            return
         for atom, derivatives in torch.vmap(lambda row: fold(gate.axis, row, self._slots))(samples).items():
             if atom in units:
                 key = self._names[atom], run, len(derivatives)

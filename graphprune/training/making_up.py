@@ -99,19 +99,17 @@ class MakingUp:
         earlier = masks_within(before, there)
 
         def values(gate: Gate, x: Tensor) -> dict[int, Tensor]:
-            moments = self.moments.get(gate.parameter)
-            if moments is None or self.gates[gate.parameter] != gate:
+            if gate.parameter not in self.moments or self.gates[gate.parameter] != gate:
                 return {}
-            kept, inputs = self._left(gate, earlier, there)
-            places = kept.nonzero().flatten().to(moments.device)
+            places, moments, inputs = self._left(gate, earlier, there)
             rows = x.movedim(gate.dim, -1)
             found: dict[int, Tensor] = {}
             with torch.autocast(x.device.type, enabled=False):
-                parts = parts_unpredicted(rows[..., places].float(), moments[places][:, places], inputs, RIDGE)
+                parts = parts_unpredicted(rows[..., places].float(), moments, inputs, RIDGE)
             for atom, part in parts.items():
-                found[atom] = torch.zeros_like(rows, dtype=torch.float32)
-                found[atom][..., places] = part
-                found[atom] = found[atom].movedim(-1, gate.dim)
+                whole = torch.zeros_like(rows, dtype=torch.float32)
+                whole[..., places] = part
+                found[atom] = whole.movedim(-1, gate.dim)
             return found
 
         return values
@@ -127,12 +125,11 @@ class MakingUp:
         known, earlier = matrices(self.traced), masks_within(before, there)
         whole: dict[str, Tensor] = {}
         left: dict[str, Tensor] = {}
-        for name, moments in self.moments.items():
+        for name in self.moments:
             gate = self.gates[name]
-            kept, inputs = self._left(gate, earlier, there)
-            places = kept.nonzero().flatten().to(moments.device)
+            places, moments, inputs = self._left(gate, earlier, there)
             weight = known[name].effective(slice(None)).movedim(gate.weight_dim, 1)[:, places].float()
-            for atom, parts in parts_in_outputs(weight, moments[places][:, places], inputs, RIDGE).items():
+            for atom, parts in parts_in_outputs(weight, moments, inputs, RIDGE).items():
                 group = self._names[atom]
                 for sums, part in zip((whole, left), parts, strict=True):
                     values = part.cpu().reshape(scores[group].shape)
@@ -145,15 +142,17 @@ class MakingUp:
 
     def _left(
         self, gate: Gate, earlier: Mapping[str, DimMasks], there: Mapping[str, DimMasks]
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Which inputs are not pruned, of those that are there, and where among them those of each unit are."""
-        cut = mask_of_dim(there, gate.parameter, gate.weight_dim)
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """The places of the inputs that are not pruned, of those that are there, their moments, and where among them
+        those of each unit are."""
+        moments = self.moments[gate.parameter]
         pruned = mask_of_dim(earlier, gate.parameter, gate.weight_dim)
-        size = gate.axis.size if cut is None else int(cut.sum())
-        kept = torch.ones(size, dtype=torch.bool) if pruned is None else pruned
-        alive = widen(kept, [cut])
+        kept = torch.ones(len(moments), dtype=torch.bool) if pruned is None else pruned
+        alive = widen(kept, [mask_of_dim(there, gate.parameter, gate.weight_dim)])
         place = torch.where(alive, alive.cumsum(0) - 1, -1)
-        return kept, {atom: place[each] for atom, each in self._inputs_of(gate).items()}
+        places = kept.nonzero().flatten().to(moments.device)
+        inputs = {atom: place[each] for atom, each in self._inputs_of(gate).items()}
+        return places, moments[places][:, places], inputs
 
     def _inputs_of(self, gate: Gate) -> dict[int, Tensor]:
         """The positions ``[units, n]`` of the inputs that each unit has, slots and units flattened, by atom."""

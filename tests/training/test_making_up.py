@@ -1,5 +1,6 @@
 """Weights that make up, at each pruning, for the units that go with it."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,21 @@ CONFIG = gp.PruneConfig(
 )
 
 
+DOWN = "base_model.model.model.layers.1.mlp.down_proj.base_layer.weight"
+
+
+def two_steps(model: Any, pruner: gp.Pruner) -> Iterator[None]:
+    """A loop of two steps that leave the weights as they are, but for what is pruned; goes on after each."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    pruner.watch(1)
+    for number, windows in enumerate(random_windows(16).split(8), start=1):
+        model(input_ids=windows, labels=windows).loss.backward()
+        with pruner.step(number):
+            optimizer.step()
+        optimizer.zero_grad()
+        yield
+
+
 def test_the_weights_are_those_of_ridge_regression() -> None:
     """In a loop of two steps that both prune, on inputs of both: the first counts for half."""
     model: Any = tiny_with_adapters()
@@ -36,18 +52,14 @@ def test_the_weights_are_those_of_ridge_regression() -> None:
     pruner = gp.Pruner(gp.trace(model), config, 2)
     seen: list[Tensor] = []
     layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().flatten(0, -2)))
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
-    pruner.watch(1)
-    weights: list[Tensor] = []
-    for number, windows in enumerate(random_windows(16).split(8), start=1):
-        model(input_ids=windows, labels=windows).loss.backward()
-        weights.append(layer.get_delta_weight("default").detach() + layer.base_layer.weight.detach())
-        with pruner.step(number):
-            optimizer.step()
-        optimizer.zero_grad()
-        weights.append(layer.base_layer.weight.detach().clone())
-    name = "base_model.model.model.layers.1.mlp.down_proj.base_layer.weight"
-    kept = pruner.plan.masks(pruner.traced)[name][1]
+
+    def effective() -> Tensor:
+        return layer.get_delta_weight("default").detach() + layer.base_layer.weight.detach()  # type: ignore[no-any-return]
+
+    weights = [effective()]
+    for _ in two_steps(model, pruner):
+        weights += [layer.base_layer.weight.detach().clone(), effective()]
+    kept = pruner.plan.masks(pruner.traced)[DOWN][1]
     assert kept is not None
     before = weights[1].any(0)
     goes = before & ~kept
@@ -157,23 +169,14 @@ def test_gates_are_on_what_the_others_do_not_predict() -> None:
         args[0].register_hook(gradients.append)
 
     layer.register_forward_pre_hook(see)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
-    pruner.watch(1)
-    scores: list[Tensor] = []
-    name = next(group.name for group in pruner.traced.groups if "layers.1.mlp" in group.name)
-    kept: list[Tensor] = []
-    for number, windows in enumerate(random_windows(16).split(8), start=1):
-        model(input_ids=windows, labels=windows).loss.backward()
-        with pruner.step(number):
-            optimizer.step()
-        optimizer.zero_grad()
-        assert pruner.scores is not None
-        scores.append(pruner.scores[name])
-        mask = torch.zeros(len(scores[0]), dtype=torch.bool)
-        mask[list(pruner.plan.groups[name].kept)] = True
-        kept.append(mask)
-    assert 0 < int(kept[0].sum()) < len(kept[0])
-    alive = kept[0].nonzero().flatten()
+    steps = two_steps(model, pruner)
+    next(steps)
+    kept = pruner.plan.masks(pruner.traced)[DOWN][1]
+    assert kept is not None
+    assert 0 < int(kept.sum()) < len(kept)
+    next(steps)
+    assert pruner.scores is not None
+    alive = kept.nonzero().flatten()
     x, gradient = (each.double()[..., alive] for each in (seen[1], gradients[1]))
     rows = seen[0].double().flatten(0, 1)[:, alive]
     moments = rows.T @ rows
@@ -181,7 +184,8 @@ def test_gates_are_on_what_the_others_do_not_predict() -> None:
     inverse = torch.linalg.inv(ridged)
     left = x @ inverse / inverse.diagonal()
     expected = (left * gradient).sum(1).square().sum(0)
-    found = scores[1].double()[alive]
+    name = next(group.name for group in pruner.traced.groups if "layers.1.mlp" in group.name)
+    found = pruner.scores[name].double()[alive]
     torch.testing.assert_close(found / found.sum(), expected / expected.sum(), rtol=1e-3, atol=1e-6)
     plain = (x * gradient).sum(1).square().sum(0)
     assert not torch.allclose(plain / plain.sum(), expected / expected.sum(), rtol=0.1)
