@@ -113,8 +113,9 @@ def mac_cost(inference: Inference) -> Cost:
     """The multiply-accumulates of every product of tensors in the graph, for the traced inputs."""
     terms: list[tuple[Axis, ...]] = []
     for node, result in inference.dims.items():
-        if node.op == "call_function" and isinstance(result, Dims):
-            terms.extend(_macs(node, result, inference))
+        first = result[0] if isinstance(result, tuple) and result else result
+        if node.op == "call_function" and isinstance(first, Dims):
+            terms.extend(_macs(node, first, inference))
     resolved = (tuple(inference.solver.resolve(axis) for axis in term) for term in terms)
     return Cost(0, tuple(resolved))
 
@@ -134,7 +135,7 @@ def _macs(node: fx.Node, result: Dims, inference: Inference) -> Iterable[tuple[A
         weight = dims[1].axes
         inner = weight[0] if "transpose" in name else weight[1]
         yield (*result.axes, inner, *weight[2:])
-    elif name == "scaled_dot_product_attention":
+    elif name in ("scaled_dot_product_attention", "higher_order::flex_attention"):
         query, key = dims[0], dims[1]
         yield (*result.axes[:-1], key.axes[-2], query.axes[-1])
         yield (*result.axes[:-1], key.axes[-2], result.axes[-1])

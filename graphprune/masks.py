@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,35 @@ def keep_mask(axis: Axis, keep: Keep) -> Tensor | None:
     if slot is not None:
         raise SlotOutsideError(f"{axis} has an atom with slots outside the axis that gives the slots")
     return mask
+
+
+def broadcast_masks(axes: Sequence[Axis], keep: Keep) -> list[Tensor | None]:
+    """For each dim of a tensor its keep-mask, which broadcasts to the tensor; None where all positions stay.
+
+    Where an atom keeps other units for each position of another dim, its mask has the positions of both.
+
+    Raises:
+        SlotOutsideError: an atom keeps other units for each position of an axis that the tensor does not have.
+    """
+    return [_broadcast_mask(dim, axes, keep) for dim in range(len(axes))]
+
+
+def _broadcast_mask(dim: int, axes: Sequence[Axis], keep: Keep) -> Tensor | None:
+    axis, shape = axes[dim], [1] * len(axes)
+    shape[dim] = axis.size
+    if kept_size(axis, keep) == axis.size:
+        return None
+    mask, slot = _mask(axis, keep)
+    if slot is None:
+        return mask.reshape(shape)
+    for other, each in enumerate(axes):
+        factors = each.factors if isinstance(each, Product) else (each,)
+        if other != dim and slot in factors:
+            inner = math.prod(factor.size for factor in factors[factors.index(slot) + 1 :])
+            rows = mask[torch.arange(each.size) // inner % slot.size]
+            shape[other] = each.size
+            return (rows if other < dim else rows.T).reshape(shape)
+    raise SlotOutsideError(f"{axis} has an atom with slots outside the tensor that gives the slots")
 
 
 def _mask(axis: Axis, keep: Keep) -> tuple[Tensor, Atom | None]:

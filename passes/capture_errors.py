@@ -62,12 +62,18 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
         "return tensors in tuples, lists or dicts, or register its class with torch.export.register_dataclass",
     ),
     (
+        r"fake tensor in the exported program constant's list.* attribute: (?:([\w.]+)\.)?lifted_tensor",
+        "writes into the values of a weight (its .data) or of a tensor that is no buffer",
+        f"compute with a copy that is changed, as F.linear(x, self.weight * self.mask), or change it before, {PART}",
+    ),
+    (
         r"ScriptModule is not supported",
         "is TorchScript, which has no Python code to follow",
         "trace the nn.Module that it was made from",
     ),
 )
-"""Patterns of what torch raises, what the module then does, and the way out."""
+"""Patterns of what torch raises, with a group for the path of the module if that is said, what the module then does,
+and the way out."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,11 @@ def explain_capture(
     name = type(module).__name__
     said = "\n".join(f"{type(each).__name__}: {each}" for each in _chain(error))
     for pattern, what, remedy in CAUSES:
-        if re.search(pattern, said):
+        if found := re.search(pattern, said):
             remedy = remedy.replace(EXAMPLE, "") if by_example else remedy
-            return f"{name} can't be captured: {place_of(module, error)} {what}; {remedy}"
+            path = found[1] if found.re.groups else None
+            place = Place(path, type(module.get_submodule(path)).__name__, None) if path else place_of(module, error)
+            return f"{name} can't be captured: {place} {what}; {remedy}"
     try:
         module(*args, **kwargs)
     except Exception as fails:

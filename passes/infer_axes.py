@@ -98,13 +98,14 @@ def _least(walk: _Walk) -> dict[int, int]:
 def _divided_by(walk: _Walk) -> frozenset[ParameterDim]:
     """The dims of parameters from which come the zeros that some call divides by: one may do without masking them."""
     found: set[ParameterDim] = set()
-    for node, axis in walk.singular:
+    for node, axis, only in walk.singular:
         singular = set(atoms(walk.solver.resolve(axis)))
+        only = only if node.op == "get_attr" else None
         for name in {walk.names.get(each, each) for each in _sources(node)} & walk.parameter_dims.keys():
             found |= {
                 (name, dim)
                 for dim, (own, zero) in enumerate(walk.parameter_dims[name])
-                if zero and singular & set(atoms(walk.solver.resolve(own)))
+                if zero and only in (None, dim) and singular & set(atoms(walk.solver.resolve(own)))
             }
     return frozenset(found)
 
@@ -157,7 +158,7 @@ class _Walk:
     parameter_dims: dict[str, Dims] = field(default_factory=dict)
     canonical: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
-    singular: list[tuple[fx.Node, Axis]] = field(default_factory=list)
+    singular: list[tuple[fx.Node, Axis, int | None]] = field(default_factory=list)
     chosen: list[tuple[Axis, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,8 @@
 1. The module is copied with the sliced tensors in place of the original ones; ties stay ties.
 2. Modules of torch.nn, of peft, and transformers' Conv1D say their sizes in attributes that follow from their tensors.
 3. Other modules and configs keep sizes under names that families of models share (``num_heads``, ``ffn_dim``): an
-   attribute changes if its name tells which axis it counts and its value is the old size of that axis.
+   attribute changes if its name tells which axis it counts and its value is the old size of that axis. Numbers in
+   lists and dicts (``split_sizes``) are sizes of the parts of one axis in their order, or each by itself.
 
 Whether the result is right is not decided here: verification compares it with the masked original.
 
@@ -15,6 +16,7 @@ Whether the result is right is not decided here: verification compares it with t
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -23,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..axes import Atom, Axis, Product, Sum, atoms, factors_of, product
 from ..errors import RewriteError
@@ -33,6 +36,7 @@ from ..rules import Dims
 from ..rules.convolution import SPATIAL
 from ..rules.indexing import NAMED
 from ..rules.registry import operator_name
+from ..rules.views import ONE_BY_ONE
 from .infer_axes import INPUT, OUTPUT
 
 Role = str
@@ -51,7 +55,7 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
         # there is one head only, its dims are channels
         ("head_dims", "sum", "heads head_dims", "inner"),
     ),
-    (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)", ("heads repeats", "heads")),
+    (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)|n?heads?|nh|head_(num|count)", ("heads repeats", "heads")),
     (
         r"all_head_size|split_size|inner_dim|attn_dim|attention_dim|out_dim_\w+",
         ("heads repeats head_dims", "heads head_dims", "sum", "inner"),
@@ -69,6 +73,13 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
         r"|feed_forward_size|inner_size|feedforward_channels)",
         # heads: where gate and up projections take turns, a channel is a pair of rows
         ("inner", "heads repeats head_dims", "heads head_dims", "heads"),
+    ),
+    # names of their own for what a layer takes in and gives out; no head dims, whose number is a scale more often
+    (
+        r"(\w+_)?(channels?|planes|features?|filters?|units|hiddens?|neurons|widths?|dims?)|n?hid|n_?[dg]?f|dim_\w+"
+        r"|(in|out|input|output|latent|feature|inner|mlp|embed)_size|d_\w+|num_groups|split_sizes?|splits|sections"
+        r"|(\w+_)?sizes|unflattened_size|axes_lengths|[CDEH]|[ch]",
+        ("inner", "channels", "heads repeats head_dims", "heads head_dims", "heads repeats", "heads"),
     ),
 )
 """Names of attributes that transformers families share, as patterns of the whole name, and what they count.
@@ -114,7 +125,8 @@ def set_sizes(
     parts = _groups_in_calls(inference, keep)
     for path, child in module.named_modules():
         _follow_tensors(child, parts.get(path))
-        if not type(child).__module__.startswith(("torch.nn.", "peft.tuners.")):
+        is_known = type(child).__module__.startswith(("torch.nn.", "peft.tuners."))
+        if not is_known or isinstance(child, nn.Unflatten):
             _set_numbers(vars(child), [counted.get(path, {})], keep, vars(originals[path]))
     for config, paths in _configs(module).values():
         _set_config(vars(config), _of_all(counted, paths), keep, vars(vars(originals[paths[0]])["config"]))
@@ -142,6 +154,9 @@ def copy_with(program: Program, tensors: Mapping[str, Tensor]) -> nn.Module:
             memo[id(original)] = nn.Parameter(tensor.detach(), requires_grad=original.requires_grad)
         else:
             memo[id(original)] = tensor.detach()
+    for child in program.module.modules():  # a weight that a hook computes anew at each call can't be copied
+        computed = [each for each in vars(child).values() if isinstance(each, Tensor) and each.grad_fn is not None]
+        memo |= {id(each): each.detach() for each in computed}
     try:
         return copy.deepcopy(program.module, memo)
     except Exception as error:
@@ -160,12 +175,12 @@ def without_values(program: Program) -> nn.Module:
 
 
 def _groups_in_calls(inference: Inference, keep: Keep) -> dict[str, int]:
-    """How many groups the convolutions and group norms keep, by the path of the module that calls them."""
+    """How many groups convolutions, group norms and shuffles keep, by the path of the module that calls them."""
     found: dict[str, int] = {}
     for node, axes in inference.remembered.items():
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         name = operator_name(node.target).removeprefix("aten::")
-        if stack and len(axes) == 1 and (name.startswith("conv") or name == "group_norm"):
+        if stack and len(axes) == 1 and (name.startswith("conv") or name in ("group_norm", "channel_shuffle")):
             found[stack[-1][0]] = kept_size(inference.solver.resolve(axes[0]), keep)
     return found
 
@@ -173,10 +188,9 @@ def _groups_in_calls(inference: Inference, keep: Keep) -> dict[str, int]:
 def _follow_tensors(module: nn.Module, parts: int | None) -> None:
     """Set the sizes that follow from a module's own tensors, for modules whose sizes have a meaning known to all.
 
-    ``parts`` is the number of groups of a convolution or a group norm, where the graph has one.
+    ``parts`` is the number of groups of a convolution, a group norm or a shuffle, where the graph has one.
     """
-    weight = getattr(module, "weight", None)
-    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    shape = _weight_shape(module)
     name = type(module).__name__
     match module:
         case nn.Linear():
@@ -207,6 +221,8 @@ def _follow_tensors(module: nn.Module, parts: int | None) -> None:
         case nn.GroupNorm():
             module.num_groups = module.num_groups if parts is None else parts
             module.num_channels = shape[0] if shape else module.num_channels
+        case nn.ChannelShuffle():
+            module.groups = module.groups if parts is None else parts
         case _ if name == "Conv1D" and hasattr(module, "nx"):
             vars(module).update(nx=shape[0], nf=shape[1])
         case _ if callable(get := getattr(module, "get_param", None)):  # peft's adapter on the matrices of experts
@@ -215,20 +231,35 @@ def _follow_tensors(module: nn.Module, parts: int | None) -> None:
             vars(module).update(out_features=base.weight.shape[0], in_features=base.weight.shape[1])
 
 
+def _weight_shape(module: nn.Module) -> tuple[int, ...]:
+    """The shape of a module's weight, without computing one that is made of others: the largest of them has it."""
+    made_of: list[Tensor] = []
+    if is_parametrized(module, "weight"):
+        made_of = list(module.get_submodule("parametrizations.weight").parameters(recurse=False))
+    elif isinstance(direction := module._parameters.get("weight_v"), Tensor):
+        made_of = [direction]
+    elif isinstance(weight := getattr(module, "weight", None), Tensor):
+        made_of = [weight]
+    return max((tuple(each.shape) for each in made_of), key=math.prod, default=())
+
+
 def _running(module: nn.modules.batchnorm._NormBase) -> int:
     return module.num_features if module.running_mean is None else int(module.running_mean.shape[0])
 
 
 def counted_axes(inference: Inference, groups: Groups) -> dict[str, Counted]:
     """What the numbers of each module may count: the axes of its parameters and of the calls made in it, by path."""
-    kinds: dict[Atom, Kind] = {group.atom: group.kind for group in groups}
+    # what is unpacked one by one has no number that counts it
+    kinds: dict[Atom, Kind] = {g.atom: g.kind for g in groups if not (g.frozen or "").startswith(ONE_BY_ONE)}
     axes: dict[str, set[Axis]] = defaultdict(set)
     for name, result in inference.parameter_dims.items():
         for path in _prefixes(name.rpartition(".")[0]):
             axes[path].update(result.axes)
     for node, found in inference.dims.items():
         stack = list((node.meta.get("nn_module_stack") or {}).values())
-        for dims in (found if isinstance(found, tuple) else (found,)) if stack else ():
+        # of what is split the parts and the whole
+        whole = [inference.dims.get(each) for each in node.all_input_nodes] if isinstance(found, tuple) else []
+        for dims in (*(found if isinstance(found, tuple) else (found,)), *whole) if stack else ():
             axes[stack[-1][0]].update(dims.axes if isinstance(dims, Dims) else ())
     at_ends = (INPUT, OUTPUT, NAMED, SPATIAL)
     ends = {atom for atom, mark in inference.solver.frozen.items() if mark.reason.startswith(at_ends)}
@@ -293,14 +324,39 @@ def _set_numbers(
 ) -> None:
     """Change the numbers of a module or a config whose names say which axis they count, in any of some modules."""
     for name, value in list(originals.items()):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+        roles = _roles_of(name)
+        if not roles:
             continue
-        for role in _roles_of(name):
-            axes = {axis for each in counted for axis in each.get(role, ()) if axis.size == value}
-            sizes = {kept_size(axis, keep) for axis in axes}
-            if sizes:
-                values[name] = sizes.pop() if len(sizes) == 1 else value
-                break
+        after: Any = value
+        if isinstance(value, int):
+            after = _number(value, roles, counted, keep)
+        elif isinstance(value, dict):
+            after = {key: _number(each, roles, counted, keep) for key, each in value.items()}
+        elif type(value) in (list, tuple):
+            after = type(value)(_numbers(value, roles, counted, keep))
+        if after is not value and after != value:
+            values[name] = after
+
+
+def _number(value: Any, roles: Sequence[Role], counted: Sequence[Counted], keep: Keep) -> Any:
+    """What is kept of the axis that a number counts; the number where it counts none, or several of which is kept more
+    or less."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+        return value
+    for role in roles:
+        axes = {axis for each in counted for axis in each.get(role, ()) if axis.size == value}
+        sizes = {kept_size(axis, keep) for axis in axes}
+        if sizes:
+            return sizes.pop() if len(sizes) == 1 else value
+    return value
+
+
+def _numbers(values: Sequence[Any], roles: Sequence[Role], counted: Sequence[Counted], keep: Keep) -> list[Any]:
+    """The same for numbers that count the parts of an axis in their order, or one by one."""
+    sums = {axis for each in counted for axis in each.get("sum", ()) if isinstance(axis, Sum)}
+    alike = [axis.terms for axis in sums if [term.size for term in axis.terms] == list(values)]
+    parts = {tuple(kept_size(term, keep) for term in terms) for terms in alike}
+    return list(parts.pop()) if len(parts) == 1 else [_number(value, roles, counted, keep) for value in values]
 
 
 def _set_config(

@@ -48,6 +48,8 @@ def _recompute(
             value = _attribute(old, node.target)
             if isinstance(value, fx.GraphModule):
                 attributes[node.target] = _recompute(value, f"{path}{node.target}.", inference, keep, tensors)
+            elif not isinstance(value, Tensor):  # what a graph inside it calls
+                attributes[node.target] = value
             else:
                 name = inference.canonical[path + node.target]
                 # names of the module are its own; those of constants inside another graph stay where they are

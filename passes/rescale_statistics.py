@@ -3,7 +3,8 @@
 1. A mean over what is kept is multiplied by its share of the whole: the zeros that it no longer sees add nothing.
 2. The root mean square norm divides by the root of a larger mean, so its result is multiplied by ``sqrt(all / kept)``
    and its epsilon by ``all / kept``.
-3. Anything else (variances, LayerNorm, GroupNorm) also measures how far zeros are from the mean, and can't be made so.
+3. Anything else (variances, LayerNorm, GroupNorm) also measures how far zeros are from the mean, and can't be made so,
+   and neither can a mean over units to which something was added since they were masked.
 
 ::
 
@@ -41,9 +42,14 @@ def rescale_statistics(program: Program, inference: Inference, keep: Keep, compa
         name = operator_name(node.target) if node.op == "call_function" else ""
         if name not in references:
             continue
-        whole, kept = _positions(node, inference, keep)
+        whole, kept, zero = _positions(node, inference, keep)
         if whole == kept:
             continue
+        if not zero:
+            raise RewriteError(
+                f"{node.target} in {location(node)} counts units that are not zero when they are masked: let it count "
+                'what is kept, with statistics="kept"'
+            )
         if name == "aten::mean":
             _multiply(compact.graph, copies[node.name], kept / whole)
         elif name == "aten::rms_norm":
@@ -57,8 +63,8 @@ def rescale_statistics(program: Program, inference: Inference, keep: Keep, compa
     compact.recompile()
 
 
-def _positions(node: fx.Node, inference: Inference, keep: Keep) -> tuple[int, int]:
-    """How many positions a statistic counts in the wide model, and in the cut one."""
+def _positions(node: fx.Node, inference: Inference, keep: Keep) -> tuple[int, int, bool]:
+    """How many positions a statistic counts in the wide model and in the cut one, and whether masked ones are zero."""
     arguments: dict[str, Any] = bound_arguments(node)
     source = node.all_input_nodes[0]
     dims = inference.dims[source]
@@ -69,7 +75,9 @@ def _positions(node: fx.Node, inference: Inference, keep: Keep) -> tuple[int, in
     else:
         counted = [1] if "num_groups" in arguments else chosen_dims(arguments, source.meta["val"])
     axes = [inference.solver.resolve(dims.axes[dim]) for dim in counted]
-    return math.prod(axis.size for axis in axes), math.prod(kept_size(axis, keep) for axis in axes)
+    sizes = [kept_size(axis, keep) for axis in axes]
+    zero = all(dims.zero[dim] for dim, axis, kept in zip(counted, axes, sizes, strict=True) if kept < axis.size)
+    return math.prod(axis.size for axis in axes), math.prod(sizes), zero
 
 
 def _multiply(graph: fx.Graph, node: fx.Node, factor: float) -> None:

@@ -3,7 +3,8 @@
 1. The module is exported in eval mode, without gradients and without a key/value cache, which is state and no output.
 2. Higher-order operators that only set a mode (gradients, autocast) are replaced by the graph that they wrap.
 3. In-place operators, where there are any, are made functional (see ``functional_writes.py``).
-4. Assertions about types and devices are dropped: they compute nothing.
+4. Assertions about types and devices are dropped: they compute nothing. So are calls whose results nobody uses, but for
+   those that take a weight: it must go on fitting the code of the module.
 5. Views become reshapes: whether a view is possible depends on strides, and those depend on sizes that change. A shape
    that is said to be another tensor's is written out: nothing else is the same in the two.
 6. Views with strides of their own (``as_strided``) are taken of a tensor whose dims are in the order in which they lie
@@ -57,6 +58,16 @@ SHAPED_LIKE = {
     torch.ops.aten.expand_as.default: torch.ops.aten.expand.default,
 }
 """Operators that take the shape of another tensor, and those that take the same shape as numbers."""
+
+FILLED_LIKE = {
+    torch.ops.aten.zeros_like.default: torch.ops.aten.new_zeros.default,
+    torch.ops.aten.ones_like.default: torch.ops.aten.new_ones.default,
+    torch.ops.aten.full_like.default: torch.ops.aten.new_full.default,
+}
+"""The same for operators that fill such a tensor."""
+
+NEW = (*FILLED_LIKE.values(), torch.ops.aten.new_empty.default)
+"""Operators that take nothing but type and device of a tensor."""
 
 
 @contextlib.contextmanager
@@ -268,9 +279,38 @@ def tidy(captured: fx.GraphModule) -> None:
             node.target = torch.ops.aten.reshape.default
         elif node.target in SHAPED_LIKE and all(isinstance(size, int) for size in node.meta["val"].shape):
             node.target, node.args = SHAPED_LIKE[node.target], (node.args[0], list(node.meta["val"].shape))
+        elif node.target in FILLED_LIKE and all(isinstance(size, int) for size in node.meta["val"].shape):
+            node.target = FILLED_LIKE[node.target]
+            node.args = (node.args[0], list(node.meta["val"].shape), *node.args[1:])
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name != "memory_format"}
+        if node.target in NEW:
+            node.args = (_origin(node.args[0]), *node.args[1:])
         elif node.target is torch.ops.aten.as_strided.default:
             _lay_out(node)
+    _drop_unused(captured.graph)
     captured.recompile()
+
+
+def _drop_unused(graph: fx.Graph) -> None:
+    """Drop the calls that nobody uses, and then those that only they used; not those that give nothing: assertions."""
+    for node in reversed(graph.nodes):
+        if node.users or any(each.op == "get_attr" for each in node.all_input_nodes):
+            continue
+        gives = isinstance(node.target, torch._ops.OpOverload) and node.target._schema.returns and not node.is_impure()
+        if gives or node.target is operator.getitem:
+            graph.erase_node(node)
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    """The first tensor of the same type, on the same device, that a node is computed from, and from nothing else."""
+    value = node.meta["val"]
+    while len(node.all_input_nodes) == 1 and isinstance(
+        source := node.all_input_nodes[0].meta.get("val"), torch.Tensor
+    ):
+        if (source.dtype, source.device) != (value.dtype, value.device):
+            break
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _lay_out(node: fx.Node) -> None:
@@ -378,7 +418,8 @@ def _values_followed() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet_export() -> Iterator[None]:
     """torch.export logs what it raises anyway, and prints the graph that it has by then."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx.experimental.symbolic_shapes")]
+    names = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

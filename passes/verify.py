@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..axes import Axis, atoms
 from ..errors import VerificationError
-from ..masks import Keep, SlotOutsideError, keep_mask
+from ..masks import Keep, SlotOutsideError, broadcast_masks, keep_mask
 from ..program import Inference, Program, fetch, has, location
 from ..progress import Parts, Progress, Watched, calls_counted
 from ..quiet import first_line
@@ -437,7 +437,7 @@ class _Promoting(TorchDispatchMode):
     """Runs every call with ``dtype`` in place of the floating types that it names: ``.float()`` changes nothing.
 
     Arguments of narrower types become that too (halves that were not cast, tables that are no buffers), but for those
-    that the call writes to.
+    that the call writes to or gives a view of, and so does what is made of no tensor: it may be written to.
     """
 
     def __init__(self, dtype: torch.dtype):
@@ -448,10 +448,12 @@ class _Promoting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # types are arguments of operators by themselves, never in lists
         args, kwargs = tuple(map(self._promote, args)), {name: self._promote(a) for name, a in (kwargs or {}).items()}
-        written, widen = _written(func), partial(widened, dtype=self.dtype)
-        args = tuple(a if at in written else tree_map(widen, a) for at, a in enumerate(args))
-        kwargs = {name: a if name in written else tree_map(widen, a) for name, a in kwargs.items()}
-        return func(*args, **kwargs)
+        shared, widen = _shared(func), partial(widened, dtype=self.dtype)
+        made = not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs)))
+        args = tuple(a if at in shared else tree_map(widen, a) for at, a in enumerate(args))
+        kwargs = {name: a if name in shared else tree_map(widen, a) for name, a in kwargs.items()}
+        result = func(*args, **kwargs)
+        return tree_map(widen, result) if made else result
 
     def _promote(self, value: Any) -> Any:
         return self.dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
@@ -463,11 +465,11 @@ def widened(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if narrow else value
 
 
-def _written(operator: Any) -> set[int | str]:
-    """The arguments that an operator writes to, by position and by name."""
+def _shared(operator: Any) -> set[int | str]:
+    """The arguments that an operator writes to or gives a view of, by position and by name."""
     arguments = operator._schema.arguments if isinstance(operator, torch._ops.OpOverload) else ()
-    written = [(at, a.name) for at, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
-    return {each for pair in written for each in pair}
+    shared = [(at, a.name) for at, a in enumerate(arguments) if a.alias_info is not None]
+    return {each for pair in shared for each in pair}
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
@@ -618,18 +620,23 @@ def cut_statistics(program: Program, inference: Inference, keep: Keep) -> dict[s
     """The calls that take a statistic over an axis of which something goes, and the masks of their input's dims.
 
     Raises:
-        VerificationError: there is no reference for such a call.
+        VerificationError: there is no reference for such a call, or what is kept along a dim depends on what the tensor
+            does not have.
     """
     flagged = keep.keys() & inference.solver.statistics.keys()
     found: dict[str, Masks] = {}
     for node in program.graph.graph.nodes if flagged else ():
         mark = [inference.solver.statistics[atom].cause is node for atom in flagged]
         name = operator_name(node.target) if node.op == "call_function" else ""
-        dims = inference.dims.get(node.all_input_nodes[0]) if name in references and node.all_input_nodes else None
+        has_reference = name in references and node.target not in (torch.ops.aten.max.other, torch.ops.aten.min.other)
+        dims = inference.dims.get(node.all_input_nodes[0]) if has_reference and node.all_input_nodes else None
         if isinstance(dims, Dims):
             axes = [inference.solver.resolve(axis) for axis in dims.axes]
             if any(atom.id in flagged for axis in axes for atom in atoms(axis)):
-                found[node.name] = [keep_mask(axis, keep) for axis in axes]
+                try:
+                    found[node.name] = broadcast_masks(axes, keep)
+                except SlotOutsideError as error:
+                    raise VerificationError(f"{node.target} takes a statistic, and {error}") from error
         elif any(mark):
             raise VerificationError(
                 f"{node.target} takes a statistic over what is cut, and there is no reference for it"

@@ -171,6 +171,25 @@ def test_a_tied_embedding_stays_tied_when_its_width_is_cut() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_states_of_layers_and_directions_side_by_side(kind: Any) -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.cells = kind(6, 8, num_layers=2, bidirectional=True, batch_first=True)
+            self.down = nn.Linear(4 * 8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            states = self.cells(x)[1]
+            last = states[0] if isinstance(states, tuple) else states
+            return self.down(last.transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+
+    compact = gp.prune(Classifier(), torch.randn(2, 5, 6), ratio=0.5)
+    assert compact.module_error is None
+    assert compact.module.get_parameter("down.weight").shape[1] < 32
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_recurrent_layers(kind: Any) -> None:
     class Tagger(nn.Module):
         def __init__(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import fx
+
 from ..axes import product
 from .pointwise import broadcast
 from .registry import Call, Dims, Resize, Result, axis_rule, resize_rule
@@ -14,12 +16,8 @@ from .registry import Call, Dims, Resize, Result, axis_rule, resize_rule
 def scaled_dot_product_attention(call: Call) -> Result:
     """``... h l e, ... h s e, ... h s v, ... h l s -> ... h l v``; grouped queries have ``h = (kv rep)``."""
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
-    if call.arguments.get("enable_gqa") and query.axes[-3].size != key.axes[-3].size:
-        repeat = call.fresh(query.axes[-3].size // key.axes[-3].size)
-        call.unify(query.axes[-3], product(key.axes[-3], repeat))
-        call.unify(key.axes[-3], value.axes[-3])
-        key = key.replace(len(key) - 3, query.axes[-3], False)
-        value = value.replace(len(value) - 3, query.axes[-3], False)
+    if call.arguments.get("enable_gqa"):
+        key, value = repeated(call, query, key, value)
     call.unify(query.axes[-1], key.axes[-1])
     call.summed(query.axes[-1], query.zero[-1] or key.zero[-1], "attention")
     call.unify(key.axes[-2], value.axes[-2])
@@ -41,6 +39,58 @@ def scaled_dot_product_attention(call: Call) -> Result:
         for back in range(len(leading) + 2, 2, -1)
     ]
     return Dims((*leading, *length, call.resolve(value.axes[-1])), (*zero, False, value.zero[-1]))
+
+
+def repeated(call: Call, query: Dims, key: Dims, value: Dims) -> tuple[Dims, Dims]:
+    """Keys and values with as many heads as the queries have, each of them for several neighbours."""
+    if query.axes[-3].size == key.axes[-3].size:
+        return key, value
+    repeat = call.fresh(query.axes[-3].size // key.axes[-3].size)
+    call.unify(query.axes[-3], product(key.axes[-3], repeat))
+    call.unify(key.axes[-3], value.axes[-3])
+    return tuple(dims.replace(len(dims) - 3, query.axes[-3], False) for dims in (key, value))  # type: ignore[return-value]
+
+
+@axis_rule("higher_order::flex_attention")
+def flex_attention(call: Call) -> Result:
+    """``b h l e, b h s e, b h s v -> b h l v, b h l``; h stays where functions of its numbers change the scores.
+
+    The scale is an argument, so it stays what it was.
+    """
+    query, key, value = (call.tensor(str(at)) for at in range(3))
+    score, (*blocks, mask) = call["3"], call["4"]
+    for node in (*blocks, *call["7"], *call["8"]):
+        dims = call.dims_of(node)
+        for axis in dims.axes if dims is not None else ():
+            call.freeze(axis, "flex_attention looks up its positions")
+    key, value = repeated(call, query, key, value)
+    for at in (0, 1):
+        for dims in (key, value):
+            call.unify(query.axes[at], dims.axes[at])
+    call.freeze(query.axes[0], "flex_attention has a function of its positions")
+    by_head = [
+        dims for dims in map(call.dims_of, blocks) if dims is not None and len(dims) > 1 and dims.axes[1].size > 1
+    ]
+    if by_head or _uses(call, score, 2) or _uses(call, mask, 1):
+        call.freeze(query.axes[1], "flex_attention has a function of its positions")
+    call.unify(query.axes[-1], key.axes[-1])
+    call.summed(query.axes[-1], query.zero[-1] or key.zero[-1], "attention")
+    call.unify(key.axes[-2], value.axes[-2])
+    for axis in (query.axes[-2], key.axes[-2]):
+        call.freeze(axis, "the positions of attention are compared")
+    axes = tuple(map(call.resolve, query.axes[:3]))
+    each = Dims(axes, (False,) * 3)
+    result = Dims((*axes, call.resolve(value.axes[-1])), (False, value.zero[1], False, value.zero[-1]))
+    return (result, *(None if shape is None or len(shape) != 3 else each for shape in call.shapes[1:]))
+
+
+def _uses(call: Call, graph: fx.Node, argument: int) -> bool:
+    """Whether a graph that a call runs does something with an argument of it."""
+    module = call.node.graph.owning_module
+    assert module is not None
+    inner = module.get_submodule(str(graph.target))
+    assert isinstance(inner, fx.GraphModule)
+    return bool(list(inner.graph.find_nodes(op="placeholder"))[argument].users)
 
 
 @resize_rule("scaled_dot_product_attention")

@@ -24,7 +24,10 @@ CONVOLUTIONS = (
 
 @axis_rule(*CONVOLUTIONS)
 def convolution(call: Call) -> Result:
-    """``n (g i) ..., (g o) i ..., (g o) -> n (g o) ...``; transposed, the weight is ``(g i) o ...``."""
+    """``n (g i) ..., (g o) i ..., (g o) -> n (g o) ...``; transposed, the weight is ``(g i) o ...``.
+
+    Along a dim in which the kernel has one position and nothing is left out or added, positions stay what they are.
+    """
     x, weight = call.tensor("input"), call.tensor("weight")
     name = call.node.target.__name__  # type: ignore[union-attr]
     transposed = "transpose" in name or bool(call.arguments.get("transposed"))
@@ -38,18 +41,35 @@ def convolution(call: Call) -> Result:
     call.unify(weight.axes[1], columns)
     call.unify(x.axes[channel], product(groups, inner))
     call.summed(inner, x.zero[channel] or weight.zero[0 if transposed else 1], "a convolution")
-    for axis in (*weight.axes[2:], *x.axes[channel + 1 :]):
-        call.freeze(axis, SPATIAL)
     bias = call.dims("bias")
+    positions: list[tuple[Axis, bool]] = []
+    for at, (axis, zero) in enumerate(list(x)[channel + 1 :]):
+        call.freeze(weight.axes[2 + at], SPATIAL)
+        if _is_pointwise(call, weight.axes[2 + at].size, at):
+            positions.append((axis, zero and bias is None))
+        else:
+            call.freeze(axis, SPATIAL)
+            positions.append((call.fixed(call.shape[channel + 1 + at], SPATIAL), False))
     result: Axis = product(groups, outer)
     if bias is not None:
         call.unify(bias.axes[0], result)
     call.remember(groups)
-    zero = weight.zero[0] and (bias is None or bias.zero[0]) and (not transposed or weight.zero[1])
+    by_itself = x.zero[channel] and inner.size == outer.size == 1  # each channel makes one
+    zero = (by_itself or (weight.zero[0] and (not transposed or weight.zero[1]))) and (bias is None or bias.zero[0])
     return Dims(
-        (*x.axes[:channel], call.resolve(result), *(call.fixed(size, SPATIAL) for size in call.shape[channel + 1 :])),
-        (*(bias is None and flag for flag in x.zero[:channel]), zero, *(False,) * spatial),
+        (*x.axes[:channel], call.resolve(result), *(call.resolve(axis) for axis, _ in positions)),
+        (*(bias is None and flag for flag in x.zero[:channel]), zero, *(flag for _, flag in positions)),
     )
+
+
+def _is_pointwise(call: Call, kernel: int, at: int) -> bool:
+    """Whether a convolution does the same to every position along a spatial dim, and makes no others."""
+    usual = {"stride": 1, "padding": 0, "output_padding": 0}
+    given = {name: call.arguments.get(name) for name in usual}
+    values = {
+        name: value[at % len(value)] for name, value in given.items() if isinstance(value, (list, tuple)) and value
+    }
+    return kernel == 1 and all(values.get(name, normal) == normal for name, normal in usual.items())
 
 
 @resize_rule(*CONVOLUTIONS)
@@ -92,9 +112,6 @@ def resize_convolution(resize: Resize) -> Mapping[str, Any]:
     "replication_pad2d",
     "reflection_pad3d",
     "replication_pad3d",
-    "grid_sampler",
-    "grid_sampler_2d",
-    "grid_sampler_3d",
 )
 def window(call: Call) -> Result:
     """``n c ... -> n c ...``: each channel by itself, its spatial dims frozen."""
@@ -106,14 +123,35 @@ def window(call: Call) -> Result:
     kept = len(x) - spatial
     for axis in x.axes[kept:]:
         call.freeze(axis, SPATIAL)
-    grid = call.dims("grid")
-    if grid is not None:
-        call.unify(x.axes[0], grid.axes[0])
-        for axis in grid.axes:
-            call.freeze(axis, "it says where a grid is sampled")
     axes = (*x.axes[:kept], *(call.fixed(size, SPATIAL) for size in (shape_of(first) or ())[kept:]))
     result = Dims(axes, (*x.zero[:kept], *(False,) * spatial))
     return (result, Dims(axes, (False,) * len(x))) if isinstance(value, (tuple, list)) else result
+
+
+@axis_rule("max_unpool2d", "max_unpool3d")
+def unpool(call: Call) -> Result:
+    """``n c ..., n c ... -> n c ...``: each channel by itself, with positions of its own in a plane of fixed size."""
+    x, places = call.tensor("self"), call.tensor("indices")
+    spatial = int(call.node.target.__name__.split("unpool")[1][0])  # type: ignore[union-attr]
+    kept = len(x) - spatial
+    for own, other in zip(x.axes, places.axes, strict=True):
+        call.unify(own, other)
+    for axis in x.axes[kept:]:
+        call.freeze(axis, SPATIAL)
+    made = (call.fixed(size, SPATIAL) for size in call.shape[kept:])
+    return Dims((*map(call.resolve, x.axes[:kept]), *made), (*x.zero[:kept], *(False,) * spatial))
+
+
+@axis_rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def sampled(call: Call) -> Result:
+    """``n c ..., n h w 2 -> n c h w``: each channel of an image is sampled at the places that the grid of it names."""
+    x, grid = call.tensor("input"), call.tensor("grid")
+    call.unify(x.axes[0], grid.axes[0])
+    for axis in x.axes[2:]:
+        call.freeze(axis, SPATIAL)
+    call.freeze(grid.axes[-1], "it says where a grid is sampled")
+    axes = (*map(call.resolve, x.axes[:2]), *grid.axes[1:-1])
+    return Dims(axes, (*x.zero[:2], *(False,) * (len(x) - 2)))
 
 
 @axis_rule("affine_grid_generator")

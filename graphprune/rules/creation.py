@@ -29,6 +29,13 @@ def filled_like(call: Call) -> Result:
     return Dims(x.axes, (call.node.target.__name__.startswith("zeros"),) * len(x))  # type: ignore[union-attr]
 
 
+@axis_rule("fill")
+def filled_with(call: Call) -> Result:
+    """``a b -> a b`` with one number everywhere."""
+    x = call.tensor("self")
+    return Dims(x.axes, (call["value"] == 0,) * len(x))
+
+
 @axis_rule("arange", "linspace", "logspace", "hann_window")
 @cut_after("arange", "linspace", "logspace", "hann_window")
 def counted(call: Call) -> Result:

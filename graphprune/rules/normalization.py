@@ -29,8 +29,8 @@ def layer_norm(call: Call) -> Result:
     """``... h, h, h -> ... h`` with a statistic over h."""
     x = call.tensor("input")
     first = len(x) - len(call["normalized_shape"])
-    for axis, zero in list(x)[first:]:
-        call.statistics(axis, zero, "a normalisation")
+    for axis in x.axes[first:]:
+        call.statistics(axis, "a normalisation")
     result = scaled(call, x, first)
     value = call.node.meta["val"]
     if not isinstance(value, (tuple, list)):
@@ -53,7 +53,7 @@ def group_norm(call: Call) -> Result:
     groups = call.fresh(call["num_groups"])
     inner = call.fresh(x.axes[1].size // groups.size)
     call.unify(x.axes[1], product(groups, inner))
-    call.statistics(inner, x.zero[1], "a normalisation")
+    call.statistics(inner, "a normalisation")
     over_positions(call, x)
     for name in ("weight", "bias"):
         parameter = call.dims(name)
@@ -73,8 +73,8 @@ def resize_group_norm(resize: Resize) -> Mapping[str, Any]:
 
 def over_positions(call: Call, x: Dims) -> None:
     """A statistic is taken over the dims after the channels."""
-    for axis, zero in list(x)[2:]:
-        call.statistics(axis, zero, "a normalisation")
+    for axis in x.axes[2:]:
+        call.statistics(axis, "a normalisation")
 
 
 @axis_rule(
@@ -91,7 +91,7 @@ def batch_norm(call: Call) -> Result:
         over_positions(call, x)
     if call.arguments.get("training"):
         over_positions(call, x)
-        call.statistics(x.axes[0], x.zero[0], "a normalisation")
+        call.statistics(x.axes[0], "a normalisation")
     weight, bias = call.dims("weight"), call.dims("bias")
     for name in ("weight", "bias", "running_mean", "running_var"):
         parameter = call.dims(name)
@@ -126,6 +126,7 @@ def weight_norm(call: Call) -> Result:
                 axis,
                 "weight norm divides by the length of what would be masked, which is then zero: fold it into the "
                 "weight first (remove_parametrizations, remove_weight_norm)",
+                kept,
             )
         zero[dim] = v.zero[dim] or g.zero[dim]
     return Dims(tuple(map(call.resolve, v.axes)), tuple(zero))

@@ -31,8 +31,9 @@ def recurrent(call: Call) -> Result:
     projected = kind == "lstm" and states[1].axes[-1].size != hidden.size
     cell = states[1].axes[-1] if projected else hidden
     if projected:
-        for axis in (hidden, cell):
-            call.freeze(axis, "torch sees a projection where two sizes differ, so they must go on differing")
+        call.freeze(cell, "torch sees a projection where a cell is larger than the output, so it must stay larger")
+    for dims in states:
+        call.freeze(dims.axes[0], "it counts layers and directions")
     if kind == "lstm" and not projected:
         call.unify(hidden, states[1].axes[-1])
     zero = all(dims.zero[-1] for dims in states) and all(dims.zero[0] for dims in parameters)

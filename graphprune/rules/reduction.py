@@ -52,7 +52,7 @@ def add_up(call: Call) -> Result:
 def statistic(call: Call) -> Result:
     """Reductions that divide by the number of positions."""
     what = call.node.target.__name__.split(".")[0] if not isinstance(call.node.target, str) else call.node.target
-    return reduce(call, lambda axis, zero: call.statistics(axis, zero, what))
+    return reduce(call, lambda axis, zero: call.statistics(axis, what))
 
 
 @axis_rule("amax", "amin", "max", "min", "argmax", "argmin")

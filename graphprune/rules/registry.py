@@ -171,8 +171,8 @@ class Call:
     known: Mapping[fx.Node, Result]
     memory: dict[fx.Node, tuple[Axis, ...]]
     arguments: Mapping[str, Any]
-    singular: list[tuple[fx.Node, Axis]] = field(default_factory=list)
-    """Where calls are not finite since masked units are zero: what they divide by, and its axis."""
+    singular: list[tuple[fx.Node, Axis, int | None]] = field(default_factory=list)
+    """Where calls are not finite since masked units are zero: what they divide by, its axis, and the dim if known."""
 
     chosen: list[tuple[Axis, int]] = field(default_factory=list)
     """The axes that calls choose positions of, and how many."""
@@ -258,21 +258,18 @@ class Call:
         self.freeze(axis, reason)
         return axis
 
-    def statistics(self, axis: Axis, zero: bool, what: str) -> None:
-        """``what`` takes a statistic over ``axis``; it could only be made right where masked units are zero."""
-        if zero:
-            self.solver.mark_statistics(axis, f"{what} takes a statistic over it", self.node)
-        else:
-            self.freeze(axis, f"{what} takes a statistic over it, and its masked units are not zero")
+    def statistics(self, axis: Axis, what: str) -> None:
+        """``what`` takes a statistic over ``axis``, which counts what is kept of it."""
+        self.solver.mark_statistics(axis, f"{what} takes a statistic over it", self.node)
 
     def summed(self, axis: Axis, zero: bool, what: str) -> None:
         """``what`` adds up over ``axis``: sound where masked units are zero."""
         if not zero:
             self.freeze(axis, f"{what} adds up over it, and its masked units are not zero")
 
-    def not_finite(self, name: str, axis: Axis, reason: str) -> None:
-        """The call is not finite where masked units of an argument are zero, so they may not be masked."""
-        self.singular.append((self.arguments[name], axis))
+    def not_finite(self, name: str, axis: Axis, reason: str, dim: int | None = None) -> None:
+        """The call is not finite where masked units of an argument, along a dim, are zero: they may not be masked."""
+        self.singular.append((self.arguments[name], axis, dim))
         self.freeze(axis, reason)
 
     def chooses(self, axis: Axis, count: int, what: str) -> None:

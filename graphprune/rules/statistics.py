@@ -17,7 +17,10 @@ from torch import Tensor
 from .registry import dim_index
 
 Masks = Sequence[Tensor | None]
-"""The keep-mask of each dim of the input, None where all positions count."""
+"""The keep-mask of each dim of the input, which broadcasts to it; None where all positions count.
+
+Along its own dim it has as many that count wherever it is looked at (see :func:`graphprune.masks.broadcast_masks`).
+"""
 
 Reference = Callable[[Mapping[str, Any], Masks], Any]
 
@@ -43,14 +46,9 @@ def counted(x: Tensor, dims: Sequence[int], masks: Masks) -> tuple[Tensor, int]:
     for dim in dims:
         mask = masks[dim]
         if mask is not None:
-            weight = weight * along(mask, dim, x).to(x)
-    positions = math.prod(x.shape[dim] if (mask := masks[dim]) is None else int(mask.sum()) for dim in dims)
+            weight = weight * mask.to(x)
+    positions = math.prod(x.shape[dim] if (mask := masks[dim]) is None else int(mask.sum(dim).max()) for dim in dims)
     return weight, positions
-
-
-def along(mask: Tensor, dim: int, x: Tensor) -> Tensor:
-    """The mask of one dim, shaped to broadcast to ``x``, on its device."""
-    return mask.to(x.device).reshape([-1 if other == dim else 1 for other in range(x.ndim)])
 
 
 def moments(x: Tensor, dims: Sequence[int], masks: Masks, correction: float = 0) -> tuple[Tensor, Tensor]:
@@ -134,6 +132,18 @@ def batch_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
     return scaled((x - centre) * (spread + arguments["eps"]).rsqrt(), affine)
 
 
+@reference("instance_norm")
+def instance_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
+    """Each channel of each sample by itself: over what is kept of its positions, or with the statistics of training."""
+    if not arguments["use_input_stats"]:
+        return batch_norm({**arguments, "training": False}, masks)
+    x: Tensor = arguments["input"]
+    centre, spread = moments(x, range(2, x.ndim), masks)
+    shape = [1, -1, *[1] * (x.ndim - 2)]
+    affine = {name: value.reshape(shape) for name in ("weight", "bias") if (value := arguments.get(name)) is not None}
+    return scaled((x - centre) * (spread + arguments["eps"]).rsqrt(), affine)
+
+
 @reference("_native_batch_norm_legit")
 def batch_norm_with_statistics(arguments: Mapping[str, Any], masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
     """The same, with the mean and the reciprocal deviation."""
@@ -172,15 +182,14 @@ for _name, _largest in (("max", True), ("min", False)):
 
 
 def only_counted(arguments: Mapping[str, Any], masks: Masks, *, largest: bool) -> Tensor:
-    """The input with the worst of all values where positions along ``dim`` do not count."""
+    """The input with the worst of all values where positions along the dims that are compared do not count."""
     x: Tensor = arguments["self"]
-    (dim,) = chosen_dims(arguments, x)
-    mask = masks[dim]
-    if mask is None:
-        return x
     limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
     worst = (-torch.inf if largest else torch.inf) if x.is_floating_point() else limits.min if largest else limits.max
-    return x.masked_fill(~along(mask, dim, x), worst)
+    for dim in chosen_dims(arguments, x):
+        mask = masks[dim]
+        x = x if mask is None else x.masked_fill(~mask.to(x.device), worst)
+    return x
 
 
 @reference("rms_norm")
@@ -194,16 +203,16 @@ def rms_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
 
 @reference("group_norm")
 def group_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
-    """A group counts the channels of it that are kept; every group keeps the same number."""
+    """A group counts the channels of it that are kept, and of them the positions that are."""
     x: Tensor = arguments["input"]
     groups: int = arguments["num_groups"]
     grid = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
-    counts = grid.new_ones([1, groups, grid.shape[2], *[1] * (grid.ndim - 3)])
-    if masks[1] is not None:
-        counts = masks[1].to(x).reshape(counts.shape)
+    counts = x.new_ones(x.shape[1:])[None]
+    for mask in masks[1:]:
+        counts = counts if mask is None else counts * mask.to(x)
+    counts = counts.reshape(1, *grid.shape[1:])
     dims = list(range(2, grid.ndim))
-    positions = counts.sum(2, keepdim=True) * math.prod(grid.shape[3:])
-    positions = positions.clamp_min(1)  # a group that is cut as a whole counts nothing
+    positions = counts.sum(dims, keepdim=True).clamp_min(1)  # a group that is cut as a whole counts nothing
     centre = (grid * counts).sum(dims, keepdim=True) / positions
     spread = ((grid - centre) * counts).square().sum(dims, keepdim=True) / positions
     normal = ((grid - centre) * (spread + arguments["eps"]).rsqrt()).reshape(x.shape)

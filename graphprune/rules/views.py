@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..axes import ONE, Axis, concat, product
+from ..axes import ONE, Axis, atoms, concat, product
 from .registry import Call, Dims, Resize, Result, axis_rule, dim_index, is_data_sized, is_known, resize_rule, size_hint
 
 
@@ -43,7 +43,7 @@ def reshaped(call: Call, x: Dims, shape: tuple[int, ...]) -> Dims:
                 want *= left[0][1]
                 right += 1
         whole = product(*(axis for axis, _ in run))
-        zero = all(flag or call.solver.is_frozen(axis) for axis, flag in run)
+        masked = [axis for axis, flag in run if not flag and not call.solver.is_frozen(axis)]
         if len(left) == 1:
             axes[left[0][0]] = whole
         else:
@@ -51,8 +51,9 @@ def reshaped(call: Call, x: Dims, shape: tuple[int, ...]) -> Dims:
             call.unify(whole, product(*pieces))
             for (index, _), piece in zip(left, pieces, strict=True):
                 axes[index] = call.resolve(piece)
+        not_zero = {atom for axis in masked for atom in atoms(call.resolve(axis))}
         for index, _ in left:
-            zeros[index] = zero
+            zeros[index] = not_zero.isdisjoint(atoms(call.resolve(axes[index])))
     return Dims(tuple(axes), tuple(zeros))
 
 
@@ -257,11 +258,11 @@ def slice_(call: Call) -> Result:
 
 
 def every(call: Call, axis: Axis, start: int, end: int, step: int, length: int) -> Axis:
-    """Every ``step``-th position of ``(a step)`` is ``a``; where the step does not divide the axis, it is frozen."""
+    """One of every ``step`` positions of ``(a step)`` is ``a``; an axis that the step does not divide is frozen."""
     if start >= step or axis.size % step or end != axis.size:
-        call.freeze(axis, f"every {step}th position of it is taken")
-        return call.fixed(length, f"it is every {step}th position of another axis")
-    outer, inner = call.fresh(axis.size // step), call.fixed(step, f"every {step}th position is taken")
+        call.freeze(axis, f"one of every {step} positions of it is taken")
+        return call.fixed(length, f"it is one of every {step} positions of another axis")
+    outer, inner = call.fresh(axis.size // step), call.fixed(step, f"one of every {step} positions is taken")
     call.unify(axis, product(outer, inner))
     call.remember(axis)
     return call.resolve(outer)
@@ -305,12 +306,15 @@ def resize_narrow(resize: Resize) -> Mapping[str, Any]:
     return {"start": resize.size(before), "length": resize.size(kept)}
 
 
+ONE_BY_ONE = "its positions are taken one by one"
+
+
 @axis_rule("select", "select_copy")
 def select(call: Call) -> Result:
     """``a b -> b``: one position of a is taken, so a is frozen."""
     x = call.tensor("self")
     dim = dim_index(call["dim"], len(x))
-    call.freeze(x.axes[dim], "its positions are taken one by one")
+    call.freeze(x.axes[dim], ONE_BY_ONE)
     return x.take(other for other in range(len(x)) if other != dim)
 
 
@@ -319,7 +323,7 @@ def unbind(call: Call) -> Result:
     """``a b -> b, …, b``: the positions of a are taken one by one, so a is frozen."""
     x = call.tensor("self")
     dim = dim_index(call["dim"], len(x))
-    call.freeze(x.axes[dim], "its positions are taken one by one")
+    call.freeze(x.axes[dim], ONE_BY_ONE)
     return (x.take(other for other in range(len(x)) if other != dim),) * x.axes[dim].size
 
 

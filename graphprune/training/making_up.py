@@ -4,8 +4,8 @@ The second moments of the inputs of matrices go into a moving average at each st
 that stay get what :mod:`graphprune.reconstruction` gives for the units that go with it. The adapters stay
 as they are.
 
-What others can make up for is not lost with a unit. With the second moments ``C`` of all inputs, and the same ridge
-added to them throughout, what the other inputs do not predict of the inputs ``x_u`` of a unit is::
+What others can make up for is not lost with a unit. With the second moments ``C`` of all inputs, and a ridge
+added to them, what the other inputs do not predict of the inputs ``x_u`` of a unit is::
 
     r_u = x_u − C_uo·(C_oo)⁻¹·x_o = ((C⁻¹)_uu)⁻¹·(C⁻¹·x)_u
 
@@ -42,6 +42,10 @@ from ..traced import TracedModel
 
 BLOCK = 256
 """Inputs whose units are found at a time."""
+
+PREDICTING = 1.0
+"""The ridge with which others predict a unit's inputs, for gates: what is learnt of one text is trusted less for
+another, and some of the others will be pruned too."""
 
 
 class MakingUp:
@@ -105,7 +109,7 @@ class MakingUp:
             rows = x.movedim(gate.dim, -1)
             found: dict[int, Tensor] = {}
             with torch.autocast(x.device.type, enabled=False):
-                parts = parts_unpredicted(rows[..., places].float(), moments, inputs, RIDGE)
+                parts = parts_unpredicted(rows[..., places].float(), moments, inputs, PREDICTING)
             for atom, part in parts.items():
                 whole = torch.zeros_like(rows, dtype=torch.float32)
                 whole[..., places] = part

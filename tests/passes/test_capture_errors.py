@@ -221,6 +221,21 @@ def test_a_result_that_is_no_tensor() -> None:
     )
 
 
+class WeightsWritten(nn.Linear):
+    """A convolution with a mask, as PixelCNN is often written."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data *= 0.5
+        return super().forward(x)
+
+
+def test_values_that_are_written() -> None:
+    with pytest.raises(CaptureError) as raised:
+        gp.trace(nn.Sequential(nn.Linear(3, 3), WeightsWritten(3, 3)), torch.ones(2, 3))
+    said = "Sequential can't be captured: 1 (WeightsWritten) writes into the values of a weight (its .data)"
+    assert str(raised.value).startswith(said)
+
+
 def test_torchscript() -> None:
     assert refusal(torch.jit.trace(nn.Linear(3, 4), X), X) == (
         "TopLevelTracedModule can't be captured: it is TorchScript, which has no Python code to follow; trace the "

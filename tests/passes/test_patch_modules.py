@@ -47,11 +47,23 @@ LAYERS = [
         IMAGES,
         {"1": {"groups": 2}},
     ),
+    (
+        nn.Sequential(nn.Conv2d(3, 8, 1), nn.ChannelShuffle(4), nn.Conv2d(8, 8, 1, groups=4), nn.Conv2d(8, 2, 1)),
+        IMAGES,
+        {"1": {"groups": 1}, "2": {"groups": 1}},
+    ),
+    (
+        nn.Sequential(nn.Linear(3, 32), nn.Unflatten(1, (8, 2, 2)), nn.Conv2d(8, 2, 1)),
+        VECTORS,
+        {"1": {"unflattened_size": (4, 2, 2)}, "2": {"in_channels": 4}},
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("module", "x", "expected"), LAYERS, ids=["linear", "embedding", "conv", "groups", "transposed", "both"]
+    ("module", "x", "expected"),
+    LAYERS,
+    ids=["linear", "embedding", "conv", "groups", "transposed", "both", "shuffled", "unflattened"],
 )
 def test_layers_of_torch(module: nn.Module, x: torch.Tensor, expected: dict[str, dict[str, int]]) -> None:
     compact = halved(module.eval(), x)
@@ -59,6 +71,92 @@ def test_layers_of_torch(module: nn.Module, x: torch.Tensor, expected: dict[str,
         child = compact.get_submodule(path)
         assert {name: getattr(child, name) for name in numbers} == numbers
     assert isinstance(compact(x), torch.Tensor)
+
+
+class Gated(nn.Module):
+    """Keeps the number of its channels under a name of its own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        setattr(self, name, 16)
+        self.up, self.down = nn.Linear(3, 32), nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        value, gate = self.up(x).split(getattr(self, self.name), -1)
+        return self.down(value * gate.sigmoid())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "name", ["hidden", "out_channels", "n_filters", "hidden_features", "planes", "units", "nhid", "ngf", "d_inner", "C"]
+)
+def test_names_that_layers_have_for_their_channels(name: str) -> None:
+    assert getattr(halved(Gated(name), VECTORS), name) == 8
+
+
+class Parts(nn.Module):
+    """Splits its channels into parts of sizes that it keeps in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.splits, self.sizes = [6, 4, 4], {"heads": 3}
+        self.up, self.down = nn.Linear(3, 14), nn.Linear(4, 2)
+        self.table = nn.Parameter(torch.randn(3, 5))
+        self.into, self.out, self.last = nn.Linear(3, 15), nn.Linear(15, 2), nn.Linear(10, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second, third = self.up(x).split(self.splits, -1)
+        heads = self.into(x).view(len(x), self.sizes["heads"], -1) * self.table
+        joined = self.last(torch.cat([first.relu(), third.tanh()], -1))
+        return self.down(second) + self.out(heads.flatten(1)) + joined  # type: ignore[no-any-return]
+
+
+def test_sizes_of_the_parts_of_an_axis_are_in_their_order() -> None:
+    traced = gp.trace(Parts(), VECTORS)
+    compact = gp.rewrite(traced, gp.select(traced, gp.score(traced, "random"), ratio=0.5, of="prunable"))
+    module: Any = compact.module
+    assert compact.module_error is None
+    assert module.splits != [6, 4, 4]
+    assert sum(module.splits) == module.up.out_features
+    assert module.sizes["heads"] == len(module.table)
+
+
+def test_two_that_are_unpacked_are_no_heads() -> None:
+    """Keys and values of two heads come from one layer, and the 2 of the unpacking is not the 2 of the heads."""
+
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_kv_heads, self.num_heads = 2, 4
+            self.q, self.kv, self.o = nn.Linear(3, 32), nn.Linear(3, 32), nn.Linear(32, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q = self.q(x).view(2, -1, self.num_heads, 8).transpose(1, 2)
+            k, v = self.kv(x).view(2, -1, 2, self.num_kv_heads, 8).permute(2, 0, 3, 1, 4)
+            y = nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+            return self.o(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    traced = gp.trace(Grouped(), torch.randn(2, 4, 3))
+    compact = gp.prune(Grouped(), torch.randn(2, 4, 3), ratio=0.3, kinds=["heads"])
+    assert compact.module_error is None
+    assert compact.module.num_kv_heads == 1
+    assert "heads" in {group.kind for group in traced.groups.prunable}
+
+
+MADE = {
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(3, 20)),
+    "orthogonal": lambda: nn.utils.parametrizations.orthogonal(nn.Linear(3, 20)),
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 20)),
+    "weight norm by a hook": lambda: nn.utils.weight_norm(nn.Linear(3, 20)),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_weights_that_are_computed(name: str) -> None:
+    """The module form of what comes after them, found by trying, though no one ran them before."""
+    compact = gp.prune(nn.Sequential(MADE[name](), nn.ReLU(), nn.Linear(20, 7)), VECTORS, ratio=0.1, form="module")
+    assert compact.module_error is None
+    assert compact.parameter_count < 20 * 3 + 20 + 20 * 7 + 7
 
 
 def test_llama() -> None:

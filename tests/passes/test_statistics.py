@@ -1,5 +1,7 @@
 """Groups that a normalisation takes its statistic over, cut because they were asked for."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,6 +59,34 @@ class GroupNormalised(nn.Module):
         return self.last(F.silu(self.norm(self.first(x))))  # type: ignore[no-any-return]
 
 
+class ByHead(nn.Module):
+    """A function of values by heads and their dims, each head with dims of its own."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], out: int) -> None:
+        super().__init__()
+        self.function = function
+        self.up, self.down = nn.Linear(5, 24), nn.Linear(out, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.function(self.up(x).view(-1, 4, 6)).flatten(1))  # type: ignore[no-any-return]
+
+
+class Larger(nn.Module):
+    """The larger of two tensors, which is no maximum over a dim."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.side, self.norm, self.down = (
+            nn.Linear(5, 12),
+            nn.Linear(5, 12),
+            nn.LayerNorm(12),
+            nn.Linear(12, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.norm(torch.max(self.up(x), self.side(x))))  # type: ignore[no-any-return]
+
+
 def random_affine(norm: nn.Module) -> nn.Module:
     """The norm with a weight and a bias that matter."""
     for parameter in norm.parameters():
@@ -91,6 +121,24 @@ def test_a_norm_counts_the_kept_width(norm: nn.Module) -> None:
     assert compact.graph.up.weight.shape[0] < 12  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        ByHead(lambda x: F.layer_norm(x, [6]), 24),
+        ByHead(lambda x: x.softmax(2), 24),
+        ByHead(lambda x: x.transpose(1, 2).amax(1), 4),
+        Larger(),
+    ],
+    ids=["norm of each head", "softmax of each head", "best of each head", "larger of two"],
+)
+def test_statistics_over_dims_that_each_head_has_of_its_own(model: nn.Module) -> None:
+    compact = cut(model, torch.randn(4, 5))
+    assert compact.report is not None
+    assert compact.report.graph_error is not None
+    assert compact.report.graph_error < 1e-12
+    assert compact.graph.up.weight.shape[0] < model.up.weight.shape[0]  # type: ignore[union-attr,index,operator]
+
+
 def test_a_module_is_held_to_double_precision_where_statistics_are_cut() -> None:
     traced = gp.trace(Normalised(random_affine(nn.LayerNorm(12))).eval(), torch.randn(4, 5))
     plan = gp.select(traced, gp.score(traced), ratio=0.25, of="prunable", kinds=["statistics"])
@@ -123,6 +171,30 @@ def test_a_root_mean_square_norm_can_count_the_zeros(norm: nn.Module) -> None:
                 if mask is not None:
                     parameter.index_fill_(dim, (~mask).nonzero().flatten(), 0)
     torch.testing.assert_close(compact(*traced.args), traced.module(*traced.args))
+
+
+class Placed(nn.Module):
+    """A width to which a table is added that is no parameter, so that nothing masks it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.norm, self.down = nn.Linear(5, 12), RootMeanSquare(), nn.Linear(12, 3)
+        self.register_buffer("table", torch.randn(4, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.norm(self.up(x) + self.table))  # type: ignore[no-any-return]
+
+
+def test_units_that_are_not_zero_when_masked_do_not_count() -> None:
+    traced = gp.trace(Placed().eval(), torch.randn(4, 5))
+    plan = gp.select(traced, gp.score(traced), ratio=0.25, of="prunable", kinds=["statistics"])
+    compact = gp.rewrite(traced, plan)
+    assert compact.report is not None
+    assert compact.report.graph_error is not None
+    assert compact.report.graph_error < 1e-12
+    assert compact.module_error is None
+    with pytest.raises(RewriteError, match="counts units that are not zero when they are masked"):
+        gp.rewrite(traced, plan, statistics="masked")
 
 
 def test_a_layer_norm_can_not() -> None:

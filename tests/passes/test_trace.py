@@ -68,6 +68,30 @@ def test_views_become_reshapes() -> None:
     assert "aten.view.default" not in operators(gp.trace(InPlace(3, 4), (X,)))
 
 
+class Unused(nn.Module):
+    """Of what it computes beside its output nobody sees anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.other, self.down = nn.Linear(3, 8), nn.Linear(8, 5), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x)
+        y.softmax(-1).log()
+        self.other(y).softmax(-1)
+        return self.down(y)  # type: ignore[no-any-return]
+
+
+def test_what_nobody_uses_freezes_nothing_but_its_weights_go_on_fitting() -> None:
+    traced = gp.trace(Unused(), (X,))
+    assert [name.split(".")[1] for name in operators(traced)] == ["linear"] * 3
+    compact = gp.prune(Unused(), (X,), ratio=0.5)
+    assert compact.module_error is None
+    width = compact.module.get_parameter("up.weight").shape[0]
+    assert 0 < width < 8
+    assert compact.module.get_parameter("other.weight").shape[1] == width
+
+
 @pytest.mark.parametrize("family", ["llama", "llama with adapters", "gpt2", "bert", "t5", "mixtral"])
 def test_the_graph_computes_what_the_model_computes(family: str) -> None:
     model, inputs = tiny(family)

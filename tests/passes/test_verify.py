@@ -295,6 +295,20 @@ def test_a_model_that_draws_numbers_is_refused() -> None:
         rewritten(traced)
 
 
+def written_row_by_row(a: Tensor, b: Tensor) -> Tensor:
+    """The larger numbers are computed in a tensor that is made empty and written through views."""
+    made = torch.zeros(a.shape)
+    for at, row in enumerate(a):
+        made[at] = row.relu() + b[at]
+    made[:, ::2].mul_(2.0)
+    return made
+
+
+def test_what_is_written_into_a_tensor_of_the_default_type_is_checked_in_float64() -> None:
+    report = rewritten(gp.trace(Two(written_row_by_row), torch.ones(4, 3)))
+    assert report is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_models_of_any_type_are_checked_in_float64(dtype: torch.dtype) -> None:
     module = Two(torch.add).to(dtype)

@@ -20,7 +20,6 @@ from tests.rules.case import Case, Small, aten, case
 
 NOT_ZERO = "adds up over it, and its masked units are not zero"
 SINGULAR = "is not finite at zero, and its masked units are zero"
-STATISTIC = "takes a statistic over it, and its masked units are not zero"
 
 
 def h(p: Small, x: Tensor) -> Tensor:
@@ -698,7 +697,7 @@ VIEWS: list[Case] = [
     case(
         "slice",
         lambda p, x: (x @ p.up)[:, 1:5:3] @ p.down,
-        frozen={"up:1": "every 3th position of it is taken"},
+        frozen={"up:1": "one of every 3 positions of it is taken"},
         up="3 7",
         down="2 2",
     ),
@@ -1018,7 +1017,7 @@ VIEWS: list[Case] = [
         lambda p, x: torch.slice_scatter(x @ p.up, x @ p.other, 1, 0, None, 2).sum(-1),
         up="3 2*a+1",
         other="3 a+1",
-        frozen={"up:1": "every 2th position of it is taken", "other:1": "every 2th position"},
+        frozen={"up:1": "one of every 2 positions of it is taken", "other:1": "one of every 2 positions"},
     ),
     case(
         "copy", written_in_place, cut="up:1 other:1 third:1", up="3 a+b", other="3 b", third="3 2*c", down="a+b+2*c 2"
@@ -1103,7 +1102,7 @@ REDUCTIONS: list[Case] = [
     case(
         "mean nanmean",
         lambda p, x: (h(p, x) + 1).mean(-1) + aten.nanmean(h(p, x) + 1, [1]),
-        frozen={"up:1": f"mean {STATISTIC}"},
+        statistics="up:1",
         up="3 a",
     ),
     case(
@@ -1123,7 +1122,7 @@ REDUCTIONS: list[Case] = [
         cube="a b",
         down="b 2",
     ),
-    case("var", lambda p, x: h(p, x).cos().var(-1), frozen={"up:1": f"var {STATISTIC}"}, up="3 a"),
+    case("var", lambda p, x: h(p, x).cos().var(-1), statistics="up:1", up="3 a"),
     *(
         case(
             name,
@@ -1421,7 +1420,7 @@ NORMS: list[Case] = [
     case(
         "layer_norm",
         lambda p, x: F.layer_norm((x @ p.up).exp(), (p.a,)) @ p.down,
-        frozen={"up:1": f"a normalisation {STATISTIC}"},
+        statistics="up:1 down:0",
         up="3 a",
         down="a 2",
     ),
@@ -1469,7 +1468,13 @@ NORMS: list[Case] = [
         bias="b*c",
         down="b*c 2",
     ),
-    case("group_norm", lambda p, x: F.group_norm(p.up.cos()[None], 2).sum() + x, frozen={"up:1": STATISTIC}, up="4 a"),
+    case(
+        "group_norm",
+        lambda p, x: F.group_norm(p.up.cos()[None], 2) @ p.down * x.sum(),
+        statistics="up:1 down:0",
+        up="4 a",
+        down="a 2",
+    ),
     case(
         "batch_norm instance_norm",
         lambda p, x: (
@@ -1505,12 +1510,13 @@ NORMS: list[Case] = [
     case(
         "batch_norm instance_norm",
         lambda p, x: (
-            F.batch_norm(p.up.cos(), None, None, training=True).sum(1) @ p.down * x.sum()
-            + F.instance_norm(p.up.cosh()).sum(1) @ p.down
+            p.mix @ F.batch_norm(p.up.cos(), None, None, training=True).sum((1, 3)) @ p.down * x.sum()
+            + p.mix @ F.instance_norm(p.up.cosh()).square().sum((1, 3)) @ p.down
         ),
-        up="a 3 b",
+        up="a 3 b 2",
         down="b 2",
-        frozen={"up:0": STATISTIC, "up:2": STATISTIC},
+        mix="2 a",
+        statistics="up:0 up:2 down:0 mix:1",
     ),
     case(
         "batch_norm",
@@ -2145,8 +2151,7 @@ CONVOLUTIONS: list[Case] = [
     case(
         "conv2d",
         lambda p, x: F.conv2d(x @ p.side, p.up).sum((1, 2, 3)),
-        cut="up:0",
-        frozen={"side:1": SPATIAL},
+        cut="up:0 side:1",
         side="6 b",
         up="a 3 1 1",
         inputs=IMAGE,
@@ -2274,11 +2279,51 @@ CONVOLUTIONS: list[Case] = [
     case(
         "grid_sampler",
         lambda p, x: F.grid_sample(p.images, p.grids, align_corners=False).sum((0, 2, 3)) @ p.down * x.sum(),
-        cut="images:1",
-        frozen={"images:0": "it says where a grid is sampled", "grids:0": "it says where a grid is sampled"},
+        cut="images:0 images:1 grids:0",
+        frozen={"images:2": SPATIAL, "grids:3": "it says where a grid is sampled"},
         images="a b 3 3",
         grids="a 2 2 2",
         down="b 2",
+    ),
+    case(
+        "max_unpool2d max_unpool3d",
+        lambda p, x: (
+            F.conv2d(F.max_unpool2d(*F.max_pool2d(F.conv2d(x, p.up), 2, return_indices=True), 2), p.down).sum()
+            + F.max_unpool3d(*F.max_pool3d(F.conv2d(x, p.up)[:, :, None], (1, 2, 2), return_indices=True), (1, 2, 2))
+            .sum((2, 3, 4))
+            .matmul(p.last)
+            .sum()
+        ),
+        cut="up:0 down:1 last:0",
+        up="a 3 1 1",
+        down="2 a 1 1",
+        last="a 2",
+        inputs=["2 3 4 4"],
+    ),
+    case(
+        "conv1d",
+        lambda p, x: F.conv1d(x @ p.up, p.mix, padding=0).relu() @ p.down,
+        cut="up:1 down:0",
+        up="3 a",
+        mix="5 4 1",
+        down="a 2",
+        inputs=["2 4 3"],
+    ),
+    case(
+        "conv1d",
+        lambda p, x: F.conv1d(x @ p.up, p.mix, stride=2).sum((1, 2)),
+        frozen={"up:1": SPATIAL},
+        up="3 a",
+        mix="5 4 1",
+        inputs=["2 4 3"],
+    ),
+    case(
+        "conv2d",
+        lambda p, x: F.conv2d(F.conv2d(x, p.up), p.kernel, padding=1, groups=p.a).sum((1, 2, 3)),
+        cut="up:0",
+        up="a 3 1 1",
+        buffers={"kernel": "a 1 3 3"},
+        inputs=IMAGE,
     ),
     case(
         "pixel_shuffle pixel_unshuffle",
@@ -2346,14 +2391,9 @@ CREATION: list[Case] = [
         up="3 a",
     ),
     case(
-        "empty new_empty empty_like",
+        "empty new_empty empty_like fill",
         lambda p, x: (
-            (
-                p.row
-                + torch.zeros_like(torch.empty(p.a))
-                + torch.zeros_like(x.new_empty(p.a))
-                + torch.zeros_like(torch.empty_like(p.row))
-            )
+            (p.row * (torch.empty(p.a).fill_(1) + x.new_empty(p.a).fill_(1) + torch.empty_like(p.row).fill_(1)))
             @ p.down
             * x.sum()
         ),
@@ -2362,9 +2402,10 @@ CREATION: list[Case] = [
         down="a 2",
     ),
     case(
-        "full_like zeros_like ones_like",
+        "new_full new_zeros new_ones",
         lambda p, x: (
             (torch.full_like(p.row, 2) + torch.zeros_like(p.row) + torch.ones_like(p.row)) * p.row @ p.down * x.sum()
+            + torch.ones_like(p.row[:1])
         ),
         cut="row:0",
         row="a",
@@ -2502,7 +2543,8 @@ RECURRENT: list[Case] = [
             )[0]
             @ p.down
         ),
-        frozen={"into0:0": "torch sees a projection", "project:0": "torch sees a projection"},
+        cut="project:0 recur0:1 down:0",
+        frozen={"into0:0": "torch sees a projection"},
         into0="4*a 3",
         recur0="4*a b",
         project="b a",
@@ -2579,6 +2621,19 @@ RECURRENT: list[Case] = [
         into1="4*a a",
         recur1="4*a a",
         down="a 2",
+        inputs=SEQUENCE,
+    ),
+    case(
+        "lstm",
+        lambda p, x: (
+            torch.lstm(x, [x.new_zeros(2, 2, p.a)] * 2, layers(p, 4, 2), True, 1, 0.0, False, True, True)[1]
+            .transpose(0, 1)
+            .flatten(1)
+            @ p.down
+        ),
+        cut="into0:0 into1:0 recur0:1 down:0",
+        **cells(4, 2),
+        down="2*a 2",
         inputs=SEQUENCE,
     ),
     case(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import graphprune as gp
 from graphprune.rules import axis_rules, resize_rules
@@ -20,6 +23,8 @@ NO_CASE = {
     "aten::_grouped_mm": "takes bfloat16 rows of a multiple of 16 bytes; grouped_mm_fallback has the same rule",
     "aten::_unsafe_view": "becomes reshape when it is captured",
     **dict.fromkeys(["aten::view_as", "aten::reshape_as", "aten::expand_as"], "see test_shapes_of_other_tensors"),
+    **dict.fromkeys(["aten::zeros_like", "aten::ones_like", "aten::full_like"], "see test_tensors_like_others"),
+    "higher_order::flex_attention": "see test_attention_with_functions_of_positions",
     "aten::copy_": "see test_a_buffer_that_is_written",
     "aten::cuda": "needs a GPU",
     "aten::cudnn_batch_norm": "needs a GPU",
@@ -116,6 +121,63 @@ def test_shapes_of_other_tensors() -> None:
     assert row.names <= called(traced)
     assert check_lockstep(traced, random_plan(traced)) > 0
     assert not row.names & called(gp.trace(module, module.inputs))
+
+
+def test_tensors_like_others() -> None:
+    row = case(
+        "full_like zeros_like ones_like",
+        lambda p, x: (
+            (torch.full_like(x @ p.up, 2) + torch.zeros_like(x @ p.up) + torch.ones_like(x @ p.up))
+            * (x @ p.up)
+            @ p.down
+        ),
+        up="3 a",
+        down="a 2",
+    )
+    module = Small(row, 0)
+    traced = gp.trace(module, module.inputs, dynamic=True)
+    assert row.names <= called(traced)
+    assert check_lockstep(traced, random_plan(traced)) > 0
+    assert not row.names & called(gp.trace(module, module.inputs))
+
+
+class Flexible(nn.Module):
+    """Attention with a function of scores, and with a mask of blocks."""
+
+    def __init__(self, score: Any = None, mask: Any = None, kv: int = 4) -> None:
+        super().__init__()
+        self.score, self.kv = score, kv
+        self.mask = None if mask is None else create_block_mask(mask, None, None, 16, 16, device="cpu")
+        self.q, self.k, self.v = nn.Linear(8, 16), nn.Linear(8, 4 * kv), nn.Linear(8, 4 * kv)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (each(x).unflatten(-1, (-1, 4)).transpose(1, 2) for each in (self.q, self.k, self.v))
+        y = flex_attention(q, k, v, self.score, self.mask, enable_gqa=self.kv != 4)
+        assert isinstance(y, torch.Tensor)
+        return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+FLEXIBLE = {
+    "plain": (Flexible(), True),
+    "two heads for one": (Flexible(kv=2), True),
+    "causal": (Flexible(lambda score, b, h, i, j: torch.where(i >= j, score, -float("inf"))), True),
+    "a mask of blocks": (Flexible(mask=lambda b, h, i, j: i >= j), True),
+    "slopes": (Flexible(lambda score, b, h, i, j: score + (j - i) * 2.0**-h), False),
+    "a mask by heads": (Flexible(mask=lambda b, h, i, j: (i >= j) | (h < 2)), False),
+}
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("name", FLEXIBLE)
+def test_attention_with_functions_of_positions(name: str) -> None:
+    module, cut = FLEXIBLE[name]
+    traced = gp.trace(module.double(), torch.randn(2, 16, 8, dtype=torch.float64))
+    heads = [group for group in traced.groups if group.kind == "heads" and group.units == module.kv]
+    assert {group.status for group in heads} == {"prunable" if cut else "frozen"}
+    compact = gp.rewrite(traced, random_plan(traced, half=True))
+    assert compact.report is not None
+    assert compact.graph.get_parameter("q.weight").shape[0] < 16
 
 
 def test_a_size_that_is_added_is_not_zero() -> None:

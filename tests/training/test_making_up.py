@@ -15,7 +15,7 @@ from graphprune.gates import find_gates
 from graphprune.reconstruction import RIDGE
 from graphprune.scores import Scores
 from graphprune.training.finetune import TuneProgress, TuneResult, prune_while_tuning
-from graphprune.training.making_up import inputs_of_units, parts_in_outputs, parts_unpredicted
+from graphprune.training.making_up import PREDICTING, inputs_of_units, parts_in_outputs, parts_unpredicted
 
 from .test_finetune import assert_same
 from .tiny import random_windows, tiny_llama, tiny_with_adapters
@@ -180,7 +180,7 @@ def test_gates_are_on_what_the_others_do_not_predict() -> None:
     x, gradient = (each.double()[..., alive] for each in (seen[1], gradients[1]))
     rows = seen[0].double().flatten(0, 1)[:, alive]
     moments = rows.T @ rows
-    ridged = moments + RIDGE * moments.diagonal().diag()
+    ridged = moments + PREDICTING * moments.diagonal().diag()
     inverse = torch.linalg.inv(ridged)
     left = x @ inverse / inverse.diagonal()
     expected = (left * gradient).sum(1).square().sum(0)
