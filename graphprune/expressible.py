@@ -181,8 +181,9 @@ def _passing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[bo
     for index, offer in enumerate(offers):
         if offer.numbers and offer.groups[0].kind in ("channels", "lora_rank"):
             waiting.append(index)
-        elif offer.numbers:  # sizes of heads add up to one another
-            search([(index, offer.telling()[0])])
+        elif offer.numbers:  # sizes of heads add up to one another, and slopes by their number fit some of them
+            number = offer.telling()[0]
+            passed[index] = agrees(_first(offer.groups, number)) and agrees(_last(offer.groups, number))
     while waiting:
         batch: dict[int, int] = {}
         shares: set[Fraction] = set()
@@ -248,6 +249,11 @@ def _shares(families: Families) -> dict[str, tuple[int, ...]]:
         members[0].family: tuple(range(members[0].units - members[0].units // parts, 0, -members[0].units // parts))
         for members in families
     }
+
+
+def _last(groups: Iterable[PruningGroup], count: int) -> dict[int, Kept]:
+    """The last ``count`` units of each of some groups."""
+    return {group.atom.id: Kept(torch.arange(group.units) >= group.units - count) for group in groups}
 
 
 def _first(groups: Iterable[PruningGroup], count: int) -> dict[int, Kept]:

@@ -44,6 +44,10 @@ Role = str
 ``sum``, whatever its terms count. ``inner``: channels that are no vocabulary or other table, no window, and no dim of
 an input or an output."""
 
+ANY: Role = "any"
+"""What a name that tells less counts: any axis of the module, but for dims of heads, whose number is more often a scale,
+where all axes of that size keep as many positions."""
+
 ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(num_)?(key_value|kv|multi_query)_?(attention_)?(heads|group_num)", ("heads",)),
     (r"n_?head_?kv|num_kv|n_groups", ("heads",)),
@@ -74,12 +78,11 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
         # heads: where gate and up projections take turns, a channel is a pair of rows
         ("inner", "heads repeats head_dims", "heads head_dims", "heads"),
     ),
-    # names of their own for what a layer takes in and gives out; no head dims, whose number is a scale more often
     (
         r"(\w+_)?(channels?|planes|features?|filters?|units|hiddens?|neurons|widths?|dims?)|n?hid|n_?[dg]?f|dim_\w+"
         r"|(in|out|input|output|latent|feature|inner|mlp|embed)_size|d_\w+|num_groups|split_sizes?|splits|sections"
         r"|(\w+_)?sizes|unflattened_size|axes_lengths|[CDEH]|[ch]",
-        ("inner", "channels", "heads repeats head_dims", "heads head_dims", "heads repeats", "heads"),
+        (ANY,),
     ),
 )
 """Names of attributes that transformers families share, as patterns of the whole name, and what they count.
@@ -344,11 +347,19 @@ def _number(value: Any, roles: Sequence[Role], counted: Sequence[Counted], keep:
     if isinstance(value, bool) or not isinstance(value, int) or value < 2:
         return value
     for role in roles:
-        axes = {axis for each in counted for axis in each.get(role, ()) if axis.size == value}
+        axes = {axis for each in counted for axis in _playing(role, each) if axis.size == value}
         sizes = {kept_size(axis, keep) for axis in axes}
         if sizes:
             return sizes.pop() if len(sizes) == 1 else value
     return value
+
+
+def _playing(role: Role, counted: Counted) -> Iterable[Axis]:
+    """The axes of a module that play a role."""
+    if role != ANY:
+        return counted.get(role, frozenset())
+    axes = {axis for name, each in counted.items() if name not in ("channels", "head_dims") for axis in each}
+    return axes - counted.get("head_dims", frozenset())
 
 
 def _numbers(values: Sequence[Any], roles: Sequence[Role], counted: Sequence[Counted], keep: Keep) -> list[Any]:
