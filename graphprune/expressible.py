@@ -182,8 +182,8 @@ def _passing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[bo
         if offer.numbers and offer.groups[0].kind in ("channels", "lora_rank"):
             waiting.append(index)
         elif offer.numbers:  # sizes of heads add up to one another, and slopes by their number fit some of them
-            number = offer.telling()[0]
-            passed[index] = agrees(_first(offer.groups, number)) and agrees(_last(offer.groups, number))
+            count = offer.telling()[0]
+            passed[index] = agrees(_first(offer.groups, count)) and agrees(_last(offer.groups, count))
     while waiting:
         batch: dict[int, int] = {}
         shares: set[Fraction] = set()

@@ -435,11 +435,11 @@ FINDINGS = """## What makes the difference
 - Heads or channels. With more heads and fewer channels perplexity falls on the long windows of Penn Treebank, and rises
   on windows of 128 of WikiText-2, which are as those that were tuned on. Gates on what others don't predict cut more
   query heads than shares do: they gain on WikiText-2, and lose on the long windows of Penn Treebank.
-- How closely others predict a unit. What is learnt of one text holds less for another, and some of the others go too, so
-  the ridge is larger there than where weights make up. It was chosen on text that is not scored here (the second half of
-  WikiText-2's test split, the validation split of Penn Treebank; seed 0, in the order of the columns). 200 steps: 0.1
-  gives 32.70, 24.61, 186.1 and 116.1, 0.3 gives 32.97, 25.40, 185.3 and 122.8, 1 gives 32.71, 24.52, 181.4 and 106.9.
-  One pass: 1 gives 28.11, 21.97, 180.0 and 117.0, 3 gives 28.42, 21.98, 191.2 and 122.1.
+- How closely others predict a unit. What is learnt of one text holds less for another, and some of the others go too,
+  so the ridge is larger there than where weights make up. It was chosen on text that is not scored here (the second
+  half of WikiText-2's test split, the validation split of Penn Treebank; seed 0, in the order of the columns). 200
+  steps: 0.1 gives 32.70, 24.61, 186.1 and 116.1, 0.3 gives 32.97, 25.40, 185.3 and 122.8, 1 gives 32.71, 24.52, 181.4
+  and 106.9. One pass: 1 gives 28.11, 21.97, 180.0 and 117.0, 3 gives 28.42, 21.98, 191.2 and 122.1.
 - More steps narrow the margin: what was cut badly has more to gain from tuning.
 - Tried, and no better: each position as a sample of the gates, scoring at every second step, no dropout, adapters
   merged and begun anew when pruning ends, cutting head dims too. A learning rate that is held until pruning ends helps,
