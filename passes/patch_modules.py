@@ -45,8 +45,8 @@ Role = str
 an input or an output."""
 
 ANY: Role = "any"
-"""What a name that tells less counts: any axis of the module where all of that size keep as many positions, but for dims
-of heads, whose number is more often a scale."""
+"""What a name that tells less counts: any axis of the module where all of that size keep as many positions, but for
+dims of heads, whose number is more often a scale."""
 
 ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(num_)?(key_value|kv|multi_query)_?(attention_)?(heads|group_num)", ("heads",)),
