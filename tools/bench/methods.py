@@ -433,8 +433,8 @@ FINDINGS = """## What makes the difference
 - A unit that others can stand in for costs little, and least squares let them. Scores by shares measure that on
   activations; gates on what others don't predict measure it on the loss.
 - Heads or channels. With more heads and fewer channels perplexity falls on the long windows of Penn Treebank, and rises
-  on windows of 128 of WikiText-2, which are as those that were tuned on. Gates on what others don't predict cut more
-  query heads than shares do: they gain on WikiText-2, and lose on the long windows of Penn Treebank.
+  on windows of 128 of WikiText-2, which are as those that were tuned on. Gates on what others don't predict closely cut
+  more query heads than shares do: they gain on WikiText-2, and lose on the long windows of Penn Treebank.
 - How closely others predict a unit. What is learnt of one text holds less for another, and some of the others go too,
   so the ridge is larger there than where weights make up. It was chosen on text that is not scored here (the second
   half of WikiText-2's test split, the validation split of Penn Treebank; seed 0, in the order of the columns). 200
