@@ -81,7 +81,7 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (
         r"(\w+_)?(channels?|planes|features?|filters?|units|hiddens?|neurons|widths?|dims?)|n?hid|n_?[dg]?f|dim_\w+"
         r"|(in|out|input|output|latent|feature|inner|mlp|embed)_size|d_\w+|num_groups|split_sizes?|splits|sections"
-        r"|(\w+_)?sizes|unflattened_size|axes_lengths|[CDEH]|[ch]",
+        r"|(\w+_)?sizes|unflattened_size|[CDEH]|[ch]",
         (ANY,),
     ),
 )
@@ -337,7 +337,7 @@ def _set_numbers(
             after = {key: _number(each, roles, counted, keep) for key, each in value.items()}
         elif type(value) in (list, tuple):
             after = type(value)(_numbers(value, roles, counted, keep))
-        if after is not value and after != value:
+        if after != value:
             values[name] = after
 
 
@@ -358,7 +358,7 @@ def _playing(role: Role, counted: Counted) -> Iterable[Axis]:
     """The axes of a module that play a role."""
     if role != ANY:
         return counted.get(role, frozenset())
-    axes = {axis for name, each in counted.items() if name not in ("channels", "head_dims") for axis in each}
+    axes = {axis for name, each in counted.items() if name != "channels" for axis in each}
     return axes - counted.get("head_dims", frozenset())
 
 

@@ -25,7 +25,7 @@ from ..masks import Keep, kept_size
 from ..program import Inference, Program, location
 from ..rules import Dims
 from ..rules.registry import bound_arguments, operator_name
-from ..rules.statistics import chosen_dims, references
+from ..rules.statistics import chosen_dims, reference_of
 
 MULTIPLY = torch.ops.aten.mul.Tensor
 
@@ -39,9 +39,9 @@ def rescale_statistics(program: Program, inference: Inference, keep: Keep, compa
     copies = {node.name: node for node in compact.graph.nodes}
     flagged = keep.keys() & inference.solver.statistics.keys()
     for node in program.graph.graph.nodes if flagged else ():
-        name = operator_name(node.target) if node.op == "call_function" else ""
-        if name not in references:
+        if reference_of(node) is None:
             continue
+        name = operator_name(node.target)
         whole, kept, zero = _positions(node, inference, keep)
         if whole == kept:
             continue

@@ -32,8 +32,8 @@ from ..program import Inference, Program, fetch, has, location
 from ..progress import Parts, Progress, Watched, calls_counted
 from ..quiet import first_line
 from ..rules import Dims
-from ..rules.registry import bound_arguments, operator_name
-from ..rules.statistics import Masks, references
+from ..rules.registry import bound_arguments
+from ..rules.statistics import Masks, reference_of
 from ..tables import facts_table, to_html
 from .slice_parameters import DimMasks, is_zero_where_masked, parameter_masks, slice_tensor, zero_masked, zeroing_masks
 from .trace import inference_mode_of
@@ -545,7 +545,9 @@ class _Substituted(fx.Interpreter):
     def _counted(self, node: fx.Node) -> Any:
         """A statistic over the positions that are kept."""
         arguments = {name: self.map_nodes_to_values(value, node) for name, value in bound_arguments(node).items()}
-        return references[operator_name(node.target)](arguments, self.statistics[node.name])
+        reference = reference_of(node)
+        assert reference is not None, f"{node.target} was found to take a statistic"
+        return reference(arguments, self.statistics[node.name])
 
 
 def _first_disagreement(check: Check, compact: fx.GraphModule, values: Mapping[str, Tensor]) -> str:
@@ -627,9 +629,7 @@ def cut_statistics(program: Program, inference: Inference, keep: Keep) -> dict[s
     found: dict[str, Masks] = {}
     for node in program.graph.graph.nodes if flagged else ():
         mark = [inference.solver.statistics[atom].cause is node for atom in flagged]
-        name = operator_name(node.target) if node.op == "call_function" else ""
-        has_reference = name in references and node.target not in (torch.ops.aten.max.other, torch.ops.aten.min.other)
-        dims = inference.dims.get(node.all_input_nodes[0]) if has_reference and node.all_input_nodes else None
+        dims = inference.dims.get(node.all_input_nodes[0]) if reference_of(node) and node.all_input_nodes else None
         if isinstance(dims, Dims):
             axes = [inference.solver.resolve(axis) for axis in dims.axes]
             if any(atom.id in flagged for axis in axes for atom in atoms(axis)):

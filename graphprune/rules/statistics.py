@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from .registry import dim_index
+from .registry import dim_index, operator_name
 
 Masks = Sequence[Tensor | None]
 """The keep-mask of each dim of the input, which broadcasts to it; None where all positions count.
@@ -27,6 +27,9 @@ Reference = Callable[[Mapping[str, Any], Masks], Any]
 references: dict[str, Reference] = {}
 
 
+POINTWISE = (torch.ops.aten.max.other, torch.ops.aten.min.other)
+"""Overloads that compare two tensors, and not the positions of one."""
+
 F = TypeVar("F", bound=Reference)
 
 
@@ -38,6 +41,13 @@ def reference(*operators: str) -> Callable[[F], F]:
         return function
 
     return register
+
+
+def reference_of(node: fx.Node) -> Reference | None:
+    """What a call gives where only some positions count; None where it takes no statistic that is known."""
+    if node.op != "call_function" or node.target in POINTWISE:
+        return None
+    return references.get(operator_name(node.target))
 
 
 def counted(x: Tensor, dims: Sequence[int], masks: Masks) -> tuple[Tensor, int]:
@@ -128,8 +138,7 @@ def batch_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
         centre, spread = moments(x, [dim for dim in range(x.ndim) if dim != 1], masks)
     else:
         centre, spread = (arguments[name].reshape(shape) for name in ("running_mean", "running_var"))
-    affine = {name: value.reshape(shape) for name in ("weight", "bias") if (value := arguments.get(name)) is not None}
-    return scaled((x - centre) * (spread + arguments["eps"]).rsqrt(), affine)
+    return scaled_by_channel((x - centre) * (spread + arguments["eps"]).rsqrt(), arguments)
 
 
 @reference("instance_norm")
@@ -139,9 +148,7 @@ def instance_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
         return batch_norm({**arguments, "training": False}, masks)
     x: Tensor = arguments["input"]
     centre, spread = moments(x, range(2, x.ndim), masks)
-    shape = [1, -1, *[1] * (x.ndim - 2)]
-    affine = {name: value.reshape(shape) for name in ("weight", "bias") if (value := arguments.get(name)) is not None}
-    return scaled((x - centre) * (spread + arguments["eps"]).rsqrt(), affine)
+    return scaled_by_channel((x - centre) * (spread + arguments["eps"]).rsqrt(), arguments)
 
 
 @reference("_native_batch_norm_legit")
@@ -216,7 +223,12 @@ def group_norm(arguments: Mapping[str, Any], masks: Masks) -> Tensor:
     centre = (grid * counts).sum(dims, keepdim=True) / positions
     spread = ((grid - centre) * counts).square().sum(dims, keepdim=True) / positions
     normal = ((grid - centre) * (spread + arguments["eps"]).rsqrt()).reshape(x.shape)
-    shape = [1, -1, *[1] * (x.ndim - 2)]
+    return scaled_by_channel(normal, arguments)
+
+
+def scaled_by_channel(normal: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+    """The same where weight and bias have a number for each channel, the second dim."""
+    shape = [1, -1, *[1] * (normal.ndim - 2)]
     affine = {name: value.reshape(shape) for name in ("weight", "bias") if (value := arguments.get(name)) is not None}
     return scaled(normal, affine)
 

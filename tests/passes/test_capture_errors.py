@@ -222,7 +222,7 @@ def test_a_result_that_is_no_tensor() -> None:
 
 
 class WeightsWritten(nn.Linear):
-    """A convolution with a mask, as PixelCNN is often written."""
+    """Changes its weight in each forward pass, as masked layers are often written."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.weight.data *= 0.5

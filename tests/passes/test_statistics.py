@@ -64,6 +64,7 @@ class ByHead(nn.Module):
 
     def __init__(self, function: Callable[[Tensor], Tensor], out: int) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.function = function
         self.up, self.down = nn.Linear(5, 24), nn.Linear(out, 3)
 
@@ -132,7 +133,8 @@ def test_a_norm_counts_the_kept_width(norm: nn.Module) -> None:
     ids=["norm of each head", "softmax of each head", "best of each head", "larger of two"],
 )
 def test_statistics_over_dims_that_each_head_has_of_its_own(model: nn.Module) -> None:
-    compact = cut(model, torch.randn(4, 5))
+    # with few rows what is cut may never be the best
+    compact = cut(model, torch.randn(64, 5, generator=torch.Generator().manual_seed(0)))
     assert compact.report is not None
     assert compact.report.graph_error is not None
     assert compact.report.graph_error < 1e-12

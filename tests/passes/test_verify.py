@@ -296,7 +296,7 @@ def test_a_model_that_draws_numbers_is_refused() -> None:
 
 
 def written_row_by_row(a: Tensor, b: Tensor) -> Tensor:
-    """The larger numbers are computed in a tensor that is made empty and written through views."""
+    """A tensor of the default type that is written through views of it."""
     made = torch.zeros(a.shape)
     for at, row in enumerate(a):
         made[at] = row.relu() + b[at]
@@ -305,8 +305,9 @@ def written_row_by_row(a: Tensor, b: Tensor) -> Tensor:
 
 
 def test_what_is_written_into_a_tensor_of_the_default_type_is_checked_in_float64() -> None:
-    report = rewritten(gp.trace(Two(written_row_by_row), torch.ones(4, 3)))
+    report = rewritten(gp.trace(Two(written_row_by_row), torch.ones(4, 3))).report
     assert report is not None
+    assert report.dtype == "float64"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
