@@ -429,19 +429,18 @@ def _put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             place._buffers[attribute] = tensor
 
 
-def _scaled(whole: Mapping[str, Any], patched: Mapping[str, Any], share: float, parts: int) -> dict[str, Any]:
-    """The settings of a config in which those that are patched, also in configs inside it, are a share of the whole.
+def _scaled(whole: Any, patched: Any, share: float, parts: int) -> Any:
+    """A setting of a config, or all in a mapping or a sequence, in which what is patched is a share of the whole.
 
-    They are patched to all but one of ``parts``, from which those follow that are None in the whole.
+    It is patched to all but one of ``parts``, from which it follows where it is None in the whole.
     """
-    return {
-        name: _scaled(old, patched[name], share, parts)
-        if isinstance(old, Mapping)
-        else old
-        if old == patched[name]
-        else round((patched[name] * parts / (parts - 1) if old is None else old) * share)
-        for name, old in whole.items()
-    }
+    if whole == patched:
+        return whole
+    if isinstance(whole, Mapping):
+        return {name: _scaled(old, patched[name], share, parts) for name, old in whole.items()}
+    if isinstance(whole, list | tuple):
+        return [_scaled(old, new, share, parts) for old, new in zip(whole, patched, strict=True)]
+    return round((patched * parts / (parts - 1) if whole is None else whole) * share)
 
 
 def _is_config(kind: Any, settings: Mapping[str, Any]) -> bool:

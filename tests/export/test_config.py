@@ -5,6 +5,7 @@ import pytest
 import graphprune as gp
 from graphprune.expressible import config_cuts, misfit
 
+from ..zoo.vision import VISION
 from .tiny import VOCABULARY, compact_llama, described, half, tiny_llama, traced_llama
 
 
@@ -38,3 +39,9 @@ def test_width_that_is_as_large_as_the_vocabulary(tied: bool) -> None:
     compact = gp.rewrite(traced, half(traced, described)).module
     assert (compact.config.intermediate_size, compact.config.vocab_size) == (VOCABULARY // 2, VOCABULARY)
     assert misfit(compact) is None
+
+
+def test_sizes_in_lists_scale_with_what_is_kept() -> None:
+    model, inputs = VISION["segformer"]()
+    traced = gp.trace(model.eval(), (), inputs)
+    assert config_cuts(traced, traced.groups.prunable).counts.keys() <= {each.family for each in traced.groups.prunable}
