@@ -4,7 +4,8 @@
 2. Modules of torch.nn, of peft, and transformers' Conv1D say their sizes in attributes that follow from their tensors.
 3. Other modules and configs keep sizes under names that families of models share (``num_heads``, ``ffn_dim``): an
    attribute changes if its name tells which axis it counts and its value is the old size of that axis. Numbers in
-   lists and dicts (``split_sizes``) are sizes of the parts of one axis in their order, or each by itself.
+   lists and dicts (``split_sizes``, ``axes_lengths`` of layers of einops) are sizes of the parts of one axis in their
+   order, or each by itself.
 
 Whether the result is right is not decided here: verification compares it with the masked original.
 
@@ -65,6 +66,7 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
         ("heads repeats head_dims", "heads head_dims", "sum", "inner"),
     ),
     (r"kv_dim", ("heads head_dims", "head_dims")),
+    (r"axes_lengths", ("heads repeats", "heads", ANY)),
     (r"(ssm_)?state_size", ("head_dims", "inner")),
     (r"time_step_rank", ("inner",)),
     (r"conv_dim", ("sum",)),
@@ -131,6 +133,8 @@ def set_sizes(
         is_known = type(child).__module__.startswith(("torch.nn.", "peft.tuners."))
         if not is_known or isinstance(child, nn.Unflatten):
             _set_numbers(vars(child), [counted.get(path, {})], keep, vars(originals[path]))
+        if hasattr(child, "_axes_lengths"):  # a layer of einops, which looks there
+            vars(child)["_axes_lengths"] = tuple(child.axes_lengths.items())
     for config, paths in _configs(module).values():
         _set_config(vars(config), _of_all(counted, paths), keep, vars(vars(originals[paths[0]])["config"]))
 

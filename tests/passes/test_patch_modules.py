@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from einops.layers.torch import Rearrange
 from torch import nn
 
 import graphprune as gp
@@ -57,13 +58,24 @@ LAYERS = [
         VECTORS,
         {"1": {"unflattened_size": (4, 2, 2)}, "2": {"in_channels": 4}},
     ),
+    (
+        nn.Sequential(
+            nn.Linear(3, 32),
+            Rearrange("b (h d) -> b h d", h=4),
+            nn.Softmax(-1),
+            Rearrange("b h d -> b (h d)"),
+            nn.Linear(32, 2),
+        ),
+        VECTORS,
+        {"1": {"axes_lengths": {"h": 2}}, "4": {"in_features": 16}},
+    ),
 ]
 
 
 @pytest.mark.parametrize(
     ("module", "x", "expected"),
     LAYERS,
-    ids=["linear", "embedding", "conv", "groups", "transposed", "both", "shuffled", "unflattened"],
+    ids=["linear", "embedding", "conv", "groups", "transposed", "both", "shuffled", "unflattened", "einops"],
 )
 def test_layers_of_torch(module: nn.Module, x: torch.Tensor, expected: dict[str, dict[str, int]]) -> None:
     compact = halved(module.eval(), x)
