@@ -8,7 +8,8 @@
 5. Views become reshapes: whether a view is possible depends on strides, and those depend on sizes that change. A shape
    that is said to be another tensor's is written out: nothing else is the same in the two.
 6. Views with strides of their own (``as_strided``) are taken of a tensor whose dims are in the order in which they lie
-   in memory, which may be another after the cut.
+   in memory, which may be another after the cut. Pairs are taken for complex numbers of a copy: they must begin at even
+   places of it.
 7. Blocks that are alike are captured once (see ``repeat_blocks.py``).
 
 ::
@@ -287,6 +288,10 @@ def tidy(captured: fx.GraphModule) -> None:
             node.args = (_origin(node.args[0]), *node.args[1:])
         elif node.target is torch.ops.aten.as_strided.default:
             _lay_out(node)
+        elif node.target is torch.ops.aten.view_as_complex.default:
+            dense = torch.ops.aten.clone.default
+            with captured.graph.inserting_before(node):
+                node.args = (_add(node, dense, node.args[0], memory_format=torch.contiguous_format),)
     _drop_unused(captured.graph)
     captured.recompile()
 
@@ -334,11 +339,11 @@ def _lay_out(node: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
-def _add(like: fx.Node, target: Any, *args: Any) -> fx.Node:
+def _add(like: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
     """A call before ``like``, said to stand at the same place in the model."""
-    made = like.graph.call_function(target, args)
+    made = like.graph.call_function(target, args, kwargs)
     values = fx.map_arg(args, lambda node: node.meta["val"])
-    made.meta = {**like.meta, "val": target(*values)}
+    made.meta = {**like.meta, "val": target(*values, **kwargs)}
     return made
 
 

@@ -139,6 +139,23 @@ def test_strided_views_are_taken_in_the_order_of_memory() -> None:
     assert compact.graph.up.weight.shape == (2, 3)
 
 
+def test_pairs_that_would_begin_at_an_odd_place_are_still_complex_numbers() -> None:
+    class Rotated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 10), nn.Linear(10, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            plain, turned = self.up(x).split([6, 4], -1)
+            pairs = torch.view_as_complex(turned.reshape(-1, 2, 2)) * torch.polar(torch.ones(2), torch.ones(2))
+            return self.down(torch.cat([plain.relu(), torch.view_as_real(pairs).flatten(1)], -1))
+
+    traced = gp.trace(Rotated(), torch.randn(6, 3))
+    [group] = [each for each in traced.groups.prunable if each.units == 6]
+    plan = gp.PruningPlan(traced.fingerprint, {group.name: gp.GroupPlan(6, (0, 2, 3))})
+    assert gp.rewrite(traced, plan, module_form=False).graph.up.weight.shape == (7, 3)
+
+
 def test_the_module_stays_as_it_was_when_it_can_not_be_captured() -> None:
     module = Branching(3, 3).train()
     with pytest.raises(CaptureError, match=r"^Branching can't be captured: its forward "):
