@@ -273,8 +273,9 @@ def _dense_outputs(program: Program) -> list[Tensor]:
     Raises:
         VerificationError: its graph computes something else.
     """
-    outputs = run_module(program, program.module, {}, None)
-    check_captured(outputs, run_graph(program, program.graph, {}, None), max(TOLERANCE, rounding_of(program.module)))
+    run = partial(run_module, program, program.module, {}, None)
+    outputs, tolerance = run(), max(TOLERANCE, rounding_of(program.module))
+    check_captured(outputs, run_graph(program, program.graph, {}, None), tolerance, run)
     return outputs
 
 

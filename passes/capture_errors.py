@@ -146,7 +146,7 @@ def left_out(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def place_of(module: nn.Module, error: Exception) -> Place:
     """Where in ``module`` an error was raised; the module as a whole if its traceback does not say."""
     paths = {id(child): path for path, child in module.named_modules()}
-    torch_code = f"{Path(torch.__file__).parent}{os.sep}"
+    others = tuple(f"{Path(each).parent}{os.sep}" for each in (torch.__file__, __file__))
     for each in _chain(error):
         inside: nn.Module | None = None
         line: str | None = None
@@ -154,7 +154,7 @@ def place_of(module: nn.Module, error: Exception) -> Place:
             owner = frame.f_locals.get("self")
             if isinstance(owner, nn.Module) and id(owner) in paths:
                 inside = owner
-            if inside is not None and not frame.f_code.co_filename.startswith((torch_code, "<")):
+            if inside is not None and not frame.f_code.co_filename.startswith((*others, "<")):
                 line = f"{Path(frame.f_code.co_filename).name}:{number}"
         if inside is not None:
             return Place(paths[id(inside)], type(inside).__name__, line)

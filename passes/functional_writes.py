@@ -26,6 +26,10 @@ FRESH = frozenset(
 """Composite operators that always give a tensor of their own, as they do not say."""
 
 
+AT_PLACES = ("index_", "scatter", "masked_")
+"""How the names of operators begin that give what they write into with other values at some places."""
+
+
 def is_mutating(node: fx.Node) -> bool:
     """Whether a call changes one of its operands."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
@@ -53,7 +57,9 @@ def _replaced(node: fx.Node, position: dict[fx.Node, int]) -> bool:
     if operator is None or not isinstance(written, fx.Node) or not _gives_its_own(written):
         return False
     operands = [each.meta.get("val") for each in node.all_input_nodes]
-    if not all(isinstance(each, Tensor) and each.dtype == written.meta["val"].dtype for each in operands):
+    types = {each.dtype for each in operands if isinstance(each, Tensor)}
+    at_places = operator._schema.name.removeprefix("aten::").startswith(AT_PLACES)
+    if (len(types) > 1 and not at_places) or not all(isinstance(each, Tensor) for each in operands):
         return False  # the operator that gives a new value may give it in another type
     before = [user for user in written.users if position[user] < position[node]]
     if not all(map(_gives_its_own, before)):

@@ -224,7 +224,8 @@ def _follow_tensors(module: nn.Module, parts: int | None) -> None:
         case nn.modules.batchnorm._NormBase():
             module.num_features = shape[0] if shape else _running(module)
         case nn.LayerNorm() | nn.RMSNorm():
-            module.normalized_shape = shape or module.normalized_shape
+            # a subclass may have a weight for each head
+            module.normalized_shape = shape[-len(module.normalized_shape) :] or module.normalized_shape
         case nn.GroupNorm():
             module.num_groups = module.num_groups if parts is None else parts
             module.num_channels = shape[0] if shape else module.num_channels

@@ -3,7 +3,8 @@
 1. Each operator with a resize rule gets its new arguments: view sizes, split sizes, slice bounds, groups, ….
 2. What makes all positions at once (arange) is followed by a choice of those that are kept.
 3. A split into equal pieces becomes one with explicit sizes, since pieces may now differ.
-4. Everything else is copied as it is.
+4. A size that is open in part (the batch times the heads) is computed anew from what the graph makes of it.
+5. Everything else is copied as it is.
 
 ::
 
@@ -12,11 +13,15 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from ..axes import Axis
 from ..masks import Keep, keep_mask, kept_size
 from ..program import Inference, Program
 from ..rules import Dims, Resize, Result, cut_afterwards, resize_rules
@@ -42,8 +47,27 @@ def _recompute(
     graph.set_codegen(old.graph._codegen)
     copies: dict[fx.Node, fx.Node] = {}
     attributes: dict[str, Any] = {}
+    shares: dict[Any, Fraction] = {}
+
+    def resized(node: fx.Node, copied: fx.Node) -> Resize:
+        return Resize(
+            node,
+            bound_arguments(node),
+            inference.dims[node],
+            inference.dims,
+            tuple(inference.solver.resolve(axis) for axis in inference.remembered.get(node, ())),
+            lambda axis: kept_size(inference.solver.resolve(axis), keep),
+            lambda size, axis: _scaled(copies[size], share_of(axis) / shares.get(size, WHOLE), copied),
+        )
+
+    def share_of(axis: Axis) -> Fraction:
+        resolved = inference.solver.resolve(axis)
+        return Fraction(kept_size(resolved, keep), max(1, resolved.size))
+
     for node in old.graph.nodes:
         copies[node] = new = graph.node_copy(node, lambda used: copies[used])
+        if isinstance(node.meta.get("val"), torch.SymInt):
+            shares[node] = _share_given(node, shares, inference.dims, share_of)
         if node.op == "get_attr":
             value = _attribute(old, node.target)
             if isinstance(value, fx.GraphModule):
@@ -62,14 +86,7 @@ def _recompute(
         rule = resize_rules.get(operator_name(node.target))
         if rule is None or not _is_cut(node, inference, keep):
             continue
-        resize = Resize(
-            node,
-            bound_arguments(node),
-            inference.dims[node],
-            inference.dims,
-            tuple(inference.solver.resolve(axis) for axis in inference.remembered.get(node, ())),
-            lambda axis: kept_size(inference.solver.resolve(axis), keep),
-        )
+        resize = resized(node, new)
         changed = {name: value for name, value in rule(resize).items() if value != resize.arguments.get(name, _ABSENT)}
         if changed:
             _put(new, changed, copies)
@@ -77,6 +94,39 @@ def _recompute(
 
 
 _ABSENT = object()
+
+
+def _scaled(size: fx.Node, share: Fraction, user: fx.Node) -> fx.Node:
+    """An open size times ``share``, computed before ``user``."""
+    with user.graph.inserting_before(user):
+        for call, number in ((operator.mul, share.numerator), (operator.floordiv, share.denominator)):
+            if number != 1:
+                value = call(size.meta["val"], number)
+                size = user.graph.call_function(call, (size, number))
+                size.meta["val"] = value
+    return size
+
+
+def _share_given(
+    size: fx.Node,
+    known: Mapping[Any, Fraction],
+    dims: Mapping[fx.Node, Result],
+    share_of: Callable[[Axis], Fraction],
+) -> Fraction:
+    """The share of an open size that its copy in the compact graph gives, where it is made from sizes of tensors."""
+    match size.target, size.args:
+        case torch.ops.aten.sym_size.int, (fx.Node() as tensor, int(dim)):
+            of = dims.get(tensor)
+            return share_of(of.axes[dim]) if isinstance(of, Dims) else WHOLE
+        case operator.mul, (one, other):
+            return known.get(one, WHOLE) * known.get(other, WHOLE)
+        case operator.floordiv, (one, other):
+            return known.get(one, WHOLE) / known.get(other, WHOLE)
+    shares = {known.get(each, WHOLE) for each in size.args}
+    return shares.pop() if len(shares) == 1 else WHOLE
+
+
+WHOLE = Fraction(1)
 
 
 def _is_cut(node: fx.Node, inference: Inference, keep: Keep) -> bool:

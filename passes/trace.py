@@ -27,11 +27,13 @@ import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 import torch._functorch.config
+import torch.fx.experimental._config
 from torch import fx, nn
-from torch._subclasses import FakeTensor, meta_utils
+from torch._subclasses import FakeTensor, FakeTensorMode, fake_utils, meta_utils
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -158,8 +160,7 @@ def _capture(
     try:
         following = _values_followed() if by_example else contextlib.nullcontext()
         with following, calls_counted(module, progress):
-            program = _export(module, args, kwargs, dynamic)
-        captured = functional_graph_of(program)
+            captured = functional_graph_of(_export(module, args, kwargs, dynamic))
     except Exception as error:
         why = explain_capture(module, args, kwargs, error, dynamic=dynamic, by_example=by_example)
         raise CaptureError(why) from error
@@ -203,22 +204,37 @@ def _attributes_restored(module: nn.Module) -> Iterator[list[nn.Module]]:
     a buffer, which the graph takes for one that was there before.
     """
     made: list[nn.Module] = []
-    held = {child: (dict(vars(child)), dict(child._buffers), _without_values(child)) for child in module.modules()}
+    held = [(each, dict(vars(each)), _buffers_of(each), _without_values(each)) for each in _holders(module)]
     try:
         yield made
     finally:
-        for child, (attributes, buffers, known) in held.items():
-            if left := _without_values(child) - known:
-                made += [child] if left & set(map(id, child._buffers.values())) else []
-                vars(child).clear()
-                vars(child).update(attributes)
-                child._buffers.clear()
-                child._buffers.update(buffers)
+        for each, attributes, buffers, known in held:
+            if left := _without_values(each) - known:
+                vars(each).clear()
+                vars(each).update(attributes)
+                if isinstance(each, nn.Module):
+                    made += [each] if left & set(map(id, each._buffers.values())) else []
+                    each._buffers.clear()
+                    each._buffers.update(buffers)
 
 
-def _without_values(module: nn.Module) -> set[int]:
-    """The ids of the tensors without values that a module itself holds."""
-    return {id(leaf) for leaf in tree_leaves(dict(vars(module))) if isinstance(leaf, FakeTensor)}
+def _holders(module: nn.Module) -> list[Any]:
+    """The modules in a module, and the objects that they hold: a table that is computed when it is first asked for."""
+    found: dict[int, Any] = {id(child): child for child in module.modules()}
+    for child in list(found.values()):
+        for leaf in vars(child).values():
+            if isinstance(vars(leaf) if hasattr(leaf, "__dict__") else None, dict) and not callable(leaf):
+                found.setdefault(id(leaf), leaf)
+    return [each for each in found.values() if not isinstance(each, torch.Tensor)]
+
+
+def _buffers_of(holder: Any) -> dict[str, Any]:
+    return dict(holder._buffers) if isinstance(holder, nn.Module) else {}
+
+
+def _without_values(holder: Any) -> set[int]:
+    """The ids of the tensors without values that a module, or an object, itself holds."""
+    return {id(leaf) for leaf in tree_leaves(dict(vars(holder))) if isinstance(leaf, FakeTensor)}
 
 
 def _trace_repeats(
@@ -411,13 +427,33 @@ def _values_followed() -> Iterator[None]:
         if src is not None and type(src) in (torch.Tensor, nn.Parameter):
             dst.copy_(src)
 
-    torchs = meta_utils._safe_copy
-    meta_utils._safe_copy = copy
-    try:
-        with torch._functorch.config.patch(fake_tensor_propagate_real_tensors=True):
-            yield
-    finally:
-        meta_utils._safe_copy = torchs
+    def unchecked(*args: Any, **kwargs: Any) -> None:
+        """torch compares what it knows of a result with the result, which fails where a place depends on data."""
+
+    def inferred(mode: FakeTensorMode, func: Any, path: Any, fake: Any, real: Any) -> Any:
+        try:
+            return infer(mode, func, path, fake, real)
+        except (RuntimeError, AttributeError):  # of what torch can't compare it says nothing better
+            return fake, False
+
+    def value_hashed(size: torch.SymInt) -> int:
+        return hash(int(size))
+
+    infer = FakeTensorMode._maybe_infer_fake
+    with (
+        torch._functorch.config.patch(
+            fake_tensor_propagate_real_tensors=True, generate_fake_kernels_from_real_mismatches=True
+        ),
+        # a size that depends on data is no symbol of a result once it was found to be its value
+        torch.fx.experimental._config.patch(  # type: ignore[attr-defined]
+            soft_pending_unbacked_not_found_error=True
+        ),
+        mock.patch.object(meta_utils, "_safe_copy", copy),
+        mock.patch.object(fake_utils, "_check_fake_real_tensors", unchecked),
+        mock.patch.object(FakeTensorMode, "_maybe_infer_fake", inferred),
+        mock.patch.object(torch.SymInt, "__hash__", value_hashed),
+    ):
+        yield
 
 
 @contextlib.contextmanager

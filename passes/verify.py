@@ -152,7 +152,8 @@ def prepare_check(
     """Run the original, dense and masked. None where the model has no values (it is on the meta device).
 
     Raises:
-        VerificationError: masking changes nothing, so that the check could not fail.
+        VerificationError: the masked original does not run, or masking changes nothing, so that the check could not
+            fail.
     """
     tensors = {name: program.tensor(name) for name in inference.parameter_dims}
     if any(tensor.is_meta for tensor in tensors.values()):
@@ -175,12 +176,19 @@ def prepare_check(
             masked_outputs = run_module(program, program.module, masked, dtype, parts.part("masked"))
             values = _graph_values(program, inference, masked, dtype)
             graph_outputs = run_graph(program, program.graph, values, dtype, progress=parts.part("graph"))
-        except (RuntimeError, TypeError, ValueError):
-            if dtype is None:
+            tolerance = TOLERANCE if dtype is not None else rounding_of(program.module)
+            again = partial(run_module, program, program.module, masked, dtype)
+            check_captured(masked_outputs, graph_outputs, tolerance, again)
+        except (RuntimeError, TypeError, ValueError, VerificationError) as error:
+            if dtype is not None:
+                continue  # the model mixes in types, or the least numbers of types, of its own: check it in these
+            if isinstance(error, VerificationError):
                 raise
-            continue  # the model mixes in types of its own: check it in its own types
+            raise VerificationError(
+                "with zeros in place of the pruned units the model does not run as it was captured, since they change "
+                f"the way that it takes ({first_line(error)}); trace a part of it that takes one way"
+            ) from error
         sliced = {name: slice_tensor(probe, masks[name]) for name, probe in probes.items()}
-        check_captured(masked_outputs, graph_outputs, TOLERANCE if dtype is not None else rounding_of(program.module))
         counted = cut_statistics(program, inference, keep) if statistics == "kept" else {}
         if counted:
             # no module takes its statistics over kept units only: a graph does, and stands for both forms
@@ -205,17 +213,24 @@ def prepare_check(
     raise AssertionError("unreachable: the last type is the model's own")
 
 
-def check_captured(module: list[Tensor], graph: list[Tensor], tolerance: float) -> None:
-    """A module and its graph compute the same.
+def check_captured(
+    module: list[Tensor], graph: list[Tensor], tolerance: float, again: Callable[[], list[Tensor]]
+) -> None:
+    """A module and its graph compute the same; ``again`` runs the module once more.
 
     Raises:
         VerificationError: they do not.
     """
     captured = difference(module, graph)
     if not captured <= tolerance:
+        why = (
+            "goes another way while it is captured, as where it asks whether it is being compiled"
+            if difference(module, again()) <= tolerance
+            else "computes something else at each call"
+        )
         raise VerificationError(
-            f"the captured graph differs from the module itself by {captured:.1e}, which computes something else at "
-            "each call; trace the sub-module that holds what you want to prune"
+            f"the captured graph differs from the module itself by {captured:.1e}, which {why}; trace the sub-module "
+            "that holds what you want to prune"
         )
 
 
@@ -311,7 +326,11 @@ def same_values(
 
 
 def difference(expected: list[Tensor], found: list[Tensor]) -> float:
-    """The largest difference between two lists of tensors, relative to the largest value; infinite if shapes differ."""
+    """The largest difference between two lists of tensors, relative to the largest value; infinite if shapes differ.
+
+    Numbers so large that they only mark places, infinite ones and the least of a type, have to be at the same places
+    and of the same sign.
+    """
     if [each.shape for each in expected] != [each.shape for each in found]:
         return float("inf")
     worst = 0.0
@@ -322,18 +341,25 @@ def difference(expected: list[Tensor], found: list[Tensor]) -> float:
             worst = worst if torch.equal(a, b) else float("inf")
             continue
         gap = largest = 0.0
+        marks = min(MARK, torch.finfo(a.dtype).max / 2)
         for x, y in zip(a.reshape(-1).split(COMPARED), b.reshape(-1).split(COMPARED), strict=True):
             x, y = x.double(), y.to(x.device).double()
-            finite = torch.isfinite(x)
-            if not torch.equal(finite, torch.isfinite(y)):
+            is_value = x.abs() < marks
+            if not torch.equal(is_value, y.abs() < marks):
                 return float("inf")
-            if not finite.all():
-                x, y = x[finite], y[finite]
+            if not is_value.all():
+                if not torch.equal(*(each[~is_value].sign().nan_to_num(2) for each in (x, y))):
+                    return float("inf")
+                x, y = x[is_value], y[is_value]
             if x.numel():
                 gap = max(gap, float((x - y).abs_().max()))
                 largest = max(largest, float(x.abs().max()))
         worst = max(worst, gap / max(largest, 1e-30))
     return worst
+
+
+MARK = 1e30
+"""A size from which a number is no value that a model computes: masks hold the least number of float32, -3e38."""
 
 
 def types_to_check(program: Program) -> list[torch.dtype | None]:

@@ -12,7 +12,7 @@ from torch import fx
 from ..axes import ONE, Axis
 from .pointwise import broadcast
 from .positions import at_positions
-from .registry import Call, Dims, Resize, Result, axis_rule, dim_index, resize_rule
+from .registry import Call, Dims, Resize, Result, axis_rule, dim_index, operator_name, resize_rule
 
 NAMED = "its positions are named by data"
 
@@ -189,7 +189,45 @@ def scatter(call: Call) -> Result:
     return Dims(tuple(map(call.resolve, x.axes)), tuple(zero))
 
 
-@axis_rule("masked_scatter", "put", "take")
+@axis_rule("masked_scatter")
+def masked_scatter(call: Call) -> Result:
+    """``a b, a 1, i b -> a b``: rows are written one after the other where the mask is the same all along b."""
+    x, mask, source = call.tensor("self"), call.tensor("mask"), call.tensor("source")
+    rows = 0
+    for back in range(1, min(len(x), len(source)) + 1):
+        if x.axes[-back].size != source.axes[-back].size or not _is_repeated(call["mask"], back):
+            break
+        rows = back
+    if not rows or len(mask) > len(x):
+        return by_number(call)
+    for dims in (x, mask, source):
+        for axis in dims.axes[: max(0, len(dims) - rows)]:
+            call.freeze(axis, "its positions are written where data says")
+    for back in range(1, rows + 1):
+        for dims in (mask, source):
+            if len(dims) >= back and dims.axes[-back].size != 1:
+                call.unify(x.axes[-back], dims.axes[-back])
+    zero = [back <= rows and x.zero[-back] and source.zero[-back] for back in range(len(x), 0, -1)]
+    return Dims(tuple(map(call.resolve, x.axes)), tuple(zero))
+
+
+SAME_VALUES = ("to", "_to_copy", "type_as", "clone", "contiguous", "alias", "detach", "logical_not", "bitwise_not")
+
+
+def _is_repeated(node: fx.Node, back: int) -> bool:
+    """Whether a value is the same all along its ``back``-th dim from the end: it was expanded to that size."""
+    while isinstance(node, fx.Node):
+        shape = node.meta["val"].shape
+        if len(shape) < back or shape[-back] == 1:
+            return True
+        name = operator_name(node.target).removeprefix("aten::")
+        if name not in (*SAME_VALUES, "expand", "expand_as", "broadcast_to"):
+            return False
+        node = node.args[0]  # type: ignore[assignment]
+    return False
+
+
+@axis_rule("put", "take")
 def by_number(call: Call) -> Result:
     """Positions are counted over the whole tensor: everything is frozen."""
     return call.opaque("its positions are written where data says")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import fx
+
 from ..axes import ONE, Axis
 from .pointwise import pointwise
 from .positions import pointing
@@ -67,7 +69,9 @@ def best_position(call: Call) -> Result:
     what = operator_name(call.node.target).removeprefix("aten::")
     dim = call.arguments.get("dim")
     if dim is None or (isinstance(dim, (tuple, list)) and len(dim) != 1) or not len(x):
-        return order_positions(call)
+        if what.startswith("arg"):
+            return order_positions(call)
+        return reduce(call, lambda axis, zero: call.compared(axis, what))
     axis = x.axes[dim_index(dim if isinstance(dim, int) else dim[0], len(x))]
     result = reduce(call, lambda axis, zero: None)
     places = result[1] if isinstance(result, tuple) else result
@@ -78,7 +82,7 @@ def best_position(call: Call) -> Result:
         call.chooses(axis, 1, what)
         places = pointing(places, axis)
         return (result[0], places) if isinstance(result, tuple) else places
-    call.solver.mark_statistics(axis, f"{what} compares its positions", call.node)
+    call.compared(axis, what)
     return (result[0], None) if isinstance(result, tuple) else result
 
 
@@ -214,7 +218,10 @@ def topk(call: Call) -> Result:
         call.freeze(x.axes[dim], f"{call.node.target} compares its positions")
         rest = x if len(shape) == len(x) else x.take(other for other in range(len(x)) if other != dim)
         return never_zero((rest.replace(dim, ONE, False) if rest is x else rest,) * 2)
-    call.chooses(x.axes[dim], call["k"], "topk")
+    if isinstance(call["k"], fx.Node):
+        call.freeze(x.axes[dim], "how many of its positions topk chooses depends on data")
+    else:
+        call.chooses(x.axes[dim], call["k"], "topk")
     best = call.fixed(shape[dim], "it counts the best positions")
     values = Dims(x.replace(dim, best, False).axes, (False,) * len(x))
     return values, pointing(values, call.resolve(x.axes[dim]))

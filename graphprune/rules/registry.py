@@ -262,6 +262,10 @@ class Call:
         """``what`` takes a statistic over ``axis``, which counts what is kept of it."""
         self.solver.mark_statistics(axis, f"{what} takes a statistic over it", self.node)
 
+    def compared(self, axis: Axis, what: str) -> None:
+        """``what`` finds the best position of ``axis``, which is a statistic: one that is masked is never the best."""
+        self.solver.mark_statistics(axis, f"{what} compares its positions", self.node)
+
     def summed(self, axis: Axis, zero: bool, what: str) -> None:
         """``what`` adds up over ``axis``: sound where masked units are zero."""
         if not zero:
@@ -313,6 +317,15 @@ class Resize:
     remembered: tuple[Axis, ...]
     size: Callable[[Axis], int]
     """The number of positions of an axis that are kept."""
+
+    open_size: Callable[[fx.Node, Axis], fx.Node]
+    """The same of an axis with a part whose size is open, from the call that gives the size of all of it."""
+
+    def kept(self, size: Any, axis: Axis) -> Any:
+        """A size of an axis as it is in the compact graph; -1 stays what it is."""
+        if isinstance(size, fx.Node):
+            return self.open_size(size, axis)
+        return size if size == -1 else self.size(axis)
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]

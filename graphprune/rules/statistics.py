@@ -173,19 +173,21 @@ def topk(arguments: Mapping[str, Any], masks: Masks) -> Any:
     return torch.topk(x, arguments["k"], arguments["dim"], arguments["largest"], arguments["sorted"])
 
 
-def _best(operator: Callable[..., Any], *, largest: bool) -> Reference:
+def _best(operator: Callable[..., Any], over_several: Callable[..., Tensor], *, largest: bool) -> Reference:
     """Positions that do not count are never the best."""
 
     def best(arguments: Mapping[str, Any], masks: Masks) -> Any:
         x = only_counted(arguments, masks, largest=largest)
-        return operator(x, arguments["dim"], arguments["keepdim"])
+        if isinstance(dim := arguments.get("dim"), int):
+            return operator(x, dim, arguments["keepdim"])
+        return over_several(x, chosen_dims(arguments, x), arguments.get("keepdim", False))
 
     return best
 
 
-for _name, _largest in (("max", True), ("min", False)):
+for _name, _several, _largest in (("max", torch.amax, True), ("min", torch.amin, False)):
     for _operator in (_name, f"a{_name}", f"arg{_name}"):
-        reference(_operator)(_best(getattr(torch, _operator), largest=_largest))
+        reference(_operator)(_best(getattr(torch, _operator), _several, largest=_largest))
 
 
 def only_counted(arguments: Mapping[str, Any], masks: Masks, *, largest: bool) -> Tensor:

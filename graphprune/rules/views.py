@@ -15,12 +15,10 @@ from .registry import Call, Dims, Resize, Result, axis_rule, dim_index, is_data_
 
 
 def resized_shape(resize: Resize, shape: Sequence[Any]) -> list[Any]:
-    """A shape argument with the kept sizes in it; symbolic entries and -1 stay as they are."""
+    """A shape argument with the kept sizes in it."""
     first = len(shape) - len(resize.dims)
-    return [
-        entry if isinstance(entry, fx.Node) or entry == -1 or index < first else resize.size(axis)
-        for index, (entry, axis) in enumerate(zip(shape, [ONE] * first + list(resize.dims.axes), strict=True))
-    ]
+    kept = [resize.kept(entry, axis) for entry, axis in zip(shape[first:], resize.dims.axes, strict=True)]
+    return [*shape[:first], *kept]
 
 
 def reshaped(call: Call, x: Dims, shape: tuple[int, ...]) -> Dims:
@@ -81,7 +79,7 @@ def resize_unflatten(resize: Resize) -> Mapping[str, Any]:
     dim = dim_index(resize["dim"], len(resize.input("self")))
     shape = resize["sizes"]
     axes = resize.dims.axes[dim : dim + len(shape)]
-    return {"sizes": [entry if entry == -1 else resize.size(axis) for entry, axis in zip(shape, axes, strict=True)]}
+    return {"sizes": [resize.kept(entry, axis) for entry, axis in zip(shape, axes, strict=True)]}
 
 
 @dataclass(frozen=True)
@@ -280,7 +278,8 @@ def resize_slice(resize: Resize) -> Mapping[str, Any]:
         return {"end": resize.size(resize.remembered[0])} if end is not None and end > 0 else {}
     before, kept, _ = resize.remembered
     start = resize.size(before)
-    if start == before.size and resize.size(kept) == kept.size:
+    from_end = any(isinstance(each, int) and each < 0 for each in (resize["start"], resize["end"]))
+    if start == before.size and resize.size(kept) == kept.size and not from_end:
         return {}  # what is cut comes after the slice, or is not cut at all
     bounds = {"start": start, "end": start + resize.size(kept)}
     return {name: value for name, value in bounds.items() if not isinstance(resize[name], fx.Node)}
@@ -460,10 +459,14 @@ def resize_repeat(resize: Resize) -> Mapping[str, Any]:
 @axis_rule("repeat_interleave")
 def repeat_interleave(call: Call) -> Result:
     """``a -> (a r)``: each position r times."""
-    x = call.dims("self")
-    if x is None or call["dim"] is None or not isinstance(call.arguments.get("repeats"), int):
-        return call.opaque("it is repeated as often as data says")
+    x, often = call.dims("self"), "it is repeated as often as data says"
+    if x is None or call["dim"] is None:
+        return call.opaque(often)
     dim = dim_index(call["dim"], len(x))
+    if not isinstance(call.arguments.get("repeats"), int):
+        for axis in (x.axes[dim], *(each for dims in call.tensors()[1:] for each in dims.axes)):
+            call.freeze(axis, often)
+        return x.replace(dim, call.fixed(call.shape[dim], often), False)
     times = call.fresh(call["repeats"])
     call.remember(times)
     return x.replace(dim, product(x.axes[dim], times), False)
@@ -471,6 +474,8 @@ def repeat_interleave(call: Call) -> Result:
 
 @resize_rule("repeat_interleave")
 def resize_repeat_interleave(resize: Resize) -> Mapping[str, Any]:
+    if not resize.remembered:
+        return {}  # repeated as often as data says
     (times,) = resize.remembered
     return {"repeats": resize.size(times), "output_size": None}
 
@@ -538,14 +543,18 @@ def diagonal(call: Call) -> Result:
 
 @axis_rule("diff")
 def diff(call: Call) -> Result:
-    """Neighbouring positions are subtracted: the dim is frozen."""
-    if len(call.tensors()) > 1:
-        return call.opaque("differences of its neighbours are taken")
-    x = call.tensor("self")
+    """Neighbouring positions are subtracted, also those of what is put before and after: the dim is frozen."""
+    x, *more = call.tensors()
     dim = dim_index(call["dim"], len(x))
-    call.freeze(x.axes[dim], "differences of its neighbours are taken")
-    size = call.shape[dim]
-    return x.replace(dim, call.fixed(size, "it holds differences of neighbours"), False)
+    for each in (x, *more):
+        call.freeze(each.axes[dim], "differences of its neighbours are taken")
+        for other, axis in enumerate(each.axes):
+            if other != dim:
+                call.unify(x.axes[other], axis)
+    differences = call.fixed(call.shape[dim], "it holds differences of neighbours")
+    axes = (*x.axes[:dim], differences, *x.axes[dim + 1 :])
+    zero = [at != dim and all(each.zero[at] for each in (x, *more)) for at in range(len(x))]
+    return Dims(tuple(map(call.resolve, axes)), tuple(zero))
 
 
 @axis_rule("slice_scatter")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune as gp
-from graphprune.errors import CaptureError
+from graphprune.errors import CaptureError, VerificationError
 
 PART = "or trace a part of the model that does without it, gp.trace(model.part, …)"
 EXAMPLE = "or capture the way that these inputs take, gp.trace(…, by_example=True), "
@@ -165,7 +165,32 @@ def chosen(x: Tensor) -> Tensor:
     return torch.stack([x[row].sum(0) for row in ((x * 0).sum(1) + 1).nonzero()])
 
 
-@pytest.mark.parametrize("function", [sign_of_rows, halve, chosen])
+def positive(x: Tensor) -> Tensor:
+    found = x[x.sum(1) < 9]
+    return found * 2 if found.shape[0] > 0 else found
+
+
+def by_turns(x: Tensor) -> Tensor:
+    """Each row is seen by one of three experts, as a mixture written as a loop does it."""
+    experts = torch.nn.functional.one_hot((x.sum(1) > 0).long(), 3).T
+    y = torch.zeros_like(x)
+    for expert in experts.sum(1).nonzero():
+        (rows,) = torch.where(experts[expert[0]])
+        y.index_add_(0, rows, x[rows] * (int(expert.item()) + 1))
+    return y
+
+
+def looked_up(x: Tensor) -> Tensor:
+    [rows] = (x.sum(1, keepdim=True) * 0).exp().sum(0).long().tolist()
+    return x * {2: 2.0, 3: 3.0}[rows]
+
+
+def the_most(x: Tensor) -> Tensor:
+    best = x.sum(1).topk(int((x.sum(1) * 0).exp().sum()) - 1).values
+    return x * best
+
+
+@pytest.mark.parametrize("function", [sign_of_rows, halve, chosen, positive, by_turns, looked_up, the_most])
 def test_the_way_that_the_inputs_take(function: Callable[[Tensor], Tensor]) -> None:
     module = Ends(function)
     refusal(module, X)
@@ -200,6 +225,21 @@ def test_inputs_that_would_go_another_way_are_refused() -> None:
     torch.testing.assert_close(traced.graph(X), traced.module(X))
     with pytest.raises(RuntimeError, match="Runtime assertion failed"):
         traced.graph(X + 10)
+
+
+def test_a_way_that_what_is_pruned_changes_is_refused() -> None:
+    class Turning(Ends):
+        """Goes another way where its units are smaller together than they are at first."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.up(x).abs()
+            return self.down(y if (y.sum(1) > 2).all() else -y)  # type: ignore[no-any-return]
+
+    traced = gp.trace(Turning(torch.relu), X, by_example=True)
+    [group] = traced.groups.prunable
+    plan = gp.PruningPlan(traced.fingerprint, {group.name: gp.GroupPlan(8, (0, 1, 2))})
+    with pytest.raises(VerificationError, match=r"with zeros in place of the pruned units .* trace a part of it"):
+        gp.rewrite(traced, plan)
 
 
 def test_what_can_not_be_captured_by_example_either() -> None:

@@ -25,6 +25,19 @@ def halved(module: nn.Module, *inputs: torch.Tensor, **named: torch.Tensor) -> A
     return gp.rewrite(traced, random_plan(traced, half=True, slots=False)).module
 
 
+class NormOfHeads(nn.LayerNorm):
+    """Over the dims of each of four heads, with weights of their own."""
+
+    def __init__(self) -> None:
+        super().__init__((4, 6))
+        self.normalized_shape = (6,)
+        nn.init.normal_(self.weight)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        normal = nn.functional.layer_norm(input.unflatten(-1, (-1, 6)), self.normalized_shape)
+        return (normal * self.weight).flatten(1)
+
+
 LAYERS = [
     (nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), VECTORS, {"0": {"out_features": 4}, "1": {"in_features": 4}}),
     (nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 2)), torch.tensor([[1, 2]]), {"0": {"embedding_dim": 4}}),
@@ -69,13 +82,29 @@ LAYERS = [
         VECTORS,
         {"1": {"axes_lengths": {"h": 2}}, "4": {"in_features": 16}},
     ),
+    (
+        nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 24), NormOfHeads(), nn.Linear(24, 2)),
+        VECTORS,
+        {"0": {"out_features": 4}, "2": {"normalized_shape": (6,)}},
+    ),
 ]
 
 
 @pytest.mark.parametrize(
     ("module", "x", "expected"),
     LAYERS,
-    ids=["linear", "embedding", "conv", "groups", "transposed", "both", "shuffled", "unflattened", "einops"],
+    ids=[
+        "linear",
+        "embedding",
+        "conv",
+        "groups",
+        "transposed",
+        "both",
+        "shuffled",
+        "unflattened",
+        "einops",
+        "norm of heads",
+    ],
 )
 def test_layers_of_torch(module: nn.Module, x: torch.Tensor, expected: dict[str, dict[str, int]]) -> None:
     compact = halved(module.eval(), x)

@@ -109,6 +109,22 @@ CASES = [
         "unsqueeze 1; squeeze [1]",
     ),
     (lambda x, w: torch.zeros(12) + F.linear(x, w), (12, 3), 12, 12, "zeros [12]", "zeros [6]"),
+    (
+        lambda x, w: torch.cat([F.linear(x, w).cos(), x], 1)[:, :-3],
+        (12, 3),
+        12,
+        12,
+        "cat [cos, x] 1; slice 1 0 -3",
+        "cat [cos, x] 1; slice 1 0 6",
+    ),
+    (
+        lambda x, w: (y := torch.cat([x, F.linear(x, w)], 1))[:, -12:] + y[:, :-12].sum(),
+        (12, 3),
+        12,
+        12,
+        "cat [x, linear] 1; slice 1 -12 9223372036854775807; slice 1 0 -12",
+        "cat [x, linear] 1; slice 1 3 9; slice 1 0 3",
+    ),
 ]
 
 
@@ -120,6 +136,28 @@ def test_numbers_follow_from_axes(
 ) -> None:
     found = rewritten(Module(f, up, down), X, units)
     assert [each.replace(" cpu False", "") for each in found] == [before, after]
+
+
+def test_open_sizes_follow_in_part() -> None:
+    """``4·batch`` rows, and twice as many of them: the second is made from a size of what is cut already."""
+
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 24), nn.Linear(24, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = self.up(x).reshape(x.shape[0] * 4, 6)
+            pairs = rows.flatten().unflatten(0, (rows.shape[0] // 2, 2, 6)).relu()
+            whole = pairs + torch.zeros(rows.shape[0] // 2, 2, 6)
+            return self.down(whole.reshape(-1, 24))  # type: ignore[no-any-return]
+
+    traced = gp.trace(Rows(), X, dynamic=True)
+    plans = {group.name: gp.GroupPlan(group.units, (0,)) for group in traced.groups.prunable}
+    assert sorted(plan.units for plan in plans.values()) == [2, 2, 6]
+    compact = gp.rewrite(traced, gp.PruningPlan(traced.fingerprint, plans), module_form=False)
+    assert compact.graph.up.weight.shape == (1, 3)
+    assert compact.graph(torch.randn(7, 3)).shape == (7, 2)
 
 
 def test_groups_of_a_convolution_follow() -> None:

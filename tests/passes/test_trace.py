@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -227,6 +228,27 @@ def test_a_buffer_that_a_first_call_makes(run_before: bool, registered: str) -> 
     report = gp.rewrite(traced, gp.select(traced, gp.score(traced), ratio=0.4)).report
     assert report is not None
     assert report.dtype == "float64"
+
+
+def test_a_table_that_an_object_makes_when_it_is_first_asked_for() -> None:
+    class Table:
+        @functools.cached_property
+        def places(self) -> Tensor:
+            return torch.tensor([3, 0, 2, 1])
+
+    class Looked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.up, self.down, self.table = nn.Linear(3, 8), nn.Linear(8, 2), Table()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(self.up(x).relu())[self.table.places]  # type: ignore[no-any-return]
+
+    x, module = torch.rand(4, 3), Looked()
+    compact = gp.prune(module, (x,), ratio=0.4)
+    assert compact.report is not None
+    assert module(x).isfinite().all()
 
 
 def test_a_layer_that_is_moved_to_where_it_is() -> None:

@@ -291,7 +291,13 @@ def test_a_fresh_adapter_is_checked_all_the_same(monkeypatch: pytest.MonkeyPatch
 
 def test_a_model_that_draws_numbers_is_refused() -> None:
     traced = gp.trace(Two(lambda a, b: a + torch.rand_like(b)), torch.ones(4, 3))
-    with pytest.raises(VerificationError, match="the captured graph differs from the module itself"):
+    with pytest.raises(VerificationError, match=r"the captured graph differs from the module itself .* at each call"):
+        rewritten(traced)
+
+
+def test_a_model_that_goes_another_way_while_it_is_captured_is_refused() -> None:
+    traced = gp.trace(Two(lambda a, b: a + b * torch.compiler.is_compiling()), torch.ones(4, 3))
+    with pytest.raises(VerificationError, match="which goes another way while it is captured"):
         rewritten(traced)
 
 
@@ -377,6 +383,8 @@ def test_differences() -> None:
     assert verify.difference([one], [torch.ones(3)]) == float("inf")
     assert verify.difference([one], [nan]) == float("inf")
     assert verify.difference([nan], [nan]) == 0
+    assert verify.difference([one / 0], [-one / 0]) == float("inf")
+    assert verify.difference([torch.tensor([1.0, -3e38])], [torch.tensor([2.0, -3e38])]) == 1
     assert verify.difference([torch.ones(2, dtype=torch.int64)], [torch.zeros(2, dtype=torch.int64)]) == float("inf")
     assert verify.difference([2 * one], [3 * one]) == 0.5
 
@@ -415,3 +423,20 @@ def test_a_condition_is_checked_too() -> None:
     assert compact.module_form is not None
     assert compact.report is not None
     assert compact.report.dtype == "float64"
+
+
+def test_the_least_number_of_a_type_in_the_outputs() -> None:
+    """It stands in the graph as a number, is another one in another type, and outweighs all that is computed."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 8), nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.down(self.up(x).relu())
+            return y.masked_fill(torch.eye(len(y), 4, dtype=torch.bool), torch.finfo(y.dtype).min)
+
+    torch.manual_seed(0)
+    compact = gp.prune(Masked(), (torch.randn(2, 3),), ratio=0.3)
+    assert "(float64); the pruned units matter by" in str(compact.report)

@@ -893,6 +893,13 @@ VIEWS: list[Case] = [
         down="3*a 2",
     ),
     case(
+        "repeat_interleave",
+        lambda p, x: (x @ p.up).repeat_interleave((x[:, 0] > 0).long() + 1, 0, output_size=None).sum(0) @ p.down,
+        cut="up:1 down:0",
+        up="3 a",
+        down="a 2",
+    ),
+    case(
         "expand reshape",
         lambda p, x: (
             (x @ p.key)
@@ -979,10 +986,13 @@ VIEWS: list[Case] = [
     ),
     case(
         "diff",
-        lambda p, x: p.up.diff(dim=0).sum(0) @ p.down * x.sum() + torch.diff(p.row, prepend=p.row).sum(),
-        cut="up:1",
+        lambda p, x: (
+            p.up.diff(dim=0, append=p.other).sum(0) @ p.down * x.sum() + torch.diff(p.row, prepend=p.row).sum()
+        ),
+        cut="up:1 other:1",
         frozen={"up:0": "differences of its neighbours are taken", "row:0": "differences of its neighbours"},
         up="a b",
+        other="c b",
         down="b 2",
         row="c",
     ),
@@ -1154,6 +1164,12 @@ REDUCTIONS: list[Case] = [
         up="3 a",
         table="a b",
         down="b 2",
+    ),
+    case(
+        "max min amax amin",
+        lambda p, x: x * (p.up.max() - p.one.min()) + x * (p.two.amax() - p.three.amin((0, 1))),
+        statistics="up:0 up:1 one:0 one:1 two:0 two:1 three:0 three:1",
+        **dict.fromkeys(["up", "one", "two", "three"], "a b"),
     ),
     case("logsumexp", lambda p, x: torch.logsumexp(h(p, x), 0).sum(), frozen={"up:1": NOT_ZERO}, up="3 a"),
     case(
@@ -1879,6 +1895,19 @@ INDEXING: list[Case] = [
         lambda p, ids: p.up.index_fill(0, ids[0], 1).sum(1),
         frozen={"up:1": NOT_ZERO},
         up="4 a",
+        inputs=[IDS],
+    ),
+    case(
+        "masked_scatter",
+        lambda p, ids: (
+            p.up.masked_scatter((ids[0, :1, None] >= torch.arange(4)[:, None]).expand(4, p.a), p.three).relu() @ p.down
+            + p.up.masked_scatter((ids[0, :1] >= 0)[:, None].expand_as(p.three[:1]), p.three) @ p.down
+        ),
+        cut="up:1 three:1 down:0",
+        frozen={"up:0": WRITTEN},
+        up="4 a",
+        three="4 a",
+        down="a 2",
         inputs=[IDS],
     ),
     case(
