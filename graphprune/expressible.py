@@ -118,10 +118,10 @@ def module_cuts(traced: TracedModel, groups: Sequence[PruningGroup]) -> Cuts:
     several = [offer.groups for offer in offers if offer.family in counts and len(offer.groups) > 1]
     passed = _passing([Offer(members[:1], counts[members[0].family]) for members in several], agrees)
     ties = [tuple(members) for members, each in zip(several, passed, strict=True) if not each]
-    for families in _together(left, lambda families: agrees(_all_but_one_part(families))):
+    for families in _together(left, lambda families: agrees(_half_of_the_parts(families))):
         counts |= _shares(families)
         layers = list(zip(*families, strict=False))
-        alone = _all_but_one_part([[group] for group in layers[0]])
+        alone = _half_of_the_parts([[group] for group in layers[0]])
         each_alone = len({len(members) for members in families}) == 1 and len(layers) > 1 and agrees(alone)
         ties += layers if each_alone else [tuple(group for members in families for group in members)]
     return Cuts(counts, tuple(ties))
@@ -139,9 +139,14 @@ class Offer:
         return self.groups[0].family
 
     def telling(self) -> list[int]:
-        """The numbers that can stand for all: those that share no divisor with what there is, where there are any."""
-        coprime = [number for number in self.numbers if math.gcd(number, self.groups[0].units) == 1]
-        return sorted(coprime or self.numbers, key=lambda number: number == 1)  # one position may be taken for many
+        """The numbers that can stand for all: those that share no divisor with what there is, where there are any.
+
+        One position may be taken for many, so it comes last, and what is cut in equal parts forgives a few positions,
+        so those about half come first.
+        """
+        units = self.groups[0].units
+        coprime = [number for number in self.numbers if math.gcd(number, units) == 1]
+        return sorted(coprime or self.numbers, key=lambda number: (number == 1, abs(2 * number - units)))
 
 
 def _agreeing(
@@ -234,11 +239,19 @@ def _parts(families: Families) -> int:
 
 def _all_but_one_part(families: Families) -> dict[int, Kept]:
     """The same share of each of these groups: all but one part."""
+    return _some_parts(families, _parts(families) - 1)
+
+
+def _half_of_the_parts(families: Families) -> dict[int, Kept]:
+    """The same share of each of these groups: more than half of the parts, if there are more than two."""
+    return _some_parts(families, (_parts(families) + 1) // 2)
+
+
+def _some_parts(families: Families, count: int) -> dict[int, Kept]:
+    """So many parts of each of these groups."""
     parts = _parts(families)
     return {
-        atom: kept
-        for members in families
-        for atom, kept in _first(members, members[0].units // parts * (parts - 1)).items()
+        atom: kept for members in families for atom, kept in _first(members, members[0].units // parts * count).items()
     }
 
 

@@ -48,6 +48,7 @@ from .passes.verify import (
     NOISE,
     TOLERANCE,
     VerifyReport,
+    allowed,
     check_captured,
     check_effect,
     cut_statistics,
@@ -299,8 +300,8 @@ def _masked_outputs(
         check_effect(effect, None)
     dense.clear()  # logits are large, and are not held three times at once
     graph = module if counted else run()
-    rounding = rounding_of(program.module)
-    return Reference(module, graph, max(rounding, TOLERANCE) if counted else rounding, effect)
+    rounding = max(rounding_of(program.module), TOLERANCE if counted else 0.0)
+    return Reference(module, graph, allowed(rounding, effect), effect)
 
 
 def _cut(program: Program, masks: Mapping[str, DimMasks]) -> None:

@@ -218,7 +218,7 @@ def rewrite(
         module_difference = None
         if module is not None:
             try:
-                module_difference = check_module(check, module, parts.part("module form"))
+                module_difference = check_module(check, module, graph_error, parts.part("module form"))
             except VerificationError as error:
                 module, module_error = None, str(error)
         clock.append(time.perf_counter())

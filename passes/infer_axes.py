@@ -259,7 +259,7 @@ class _Walk:
             result = rule(call)
             result = handed_on(call, name, result) if pointing else result
             _check_sizes(node, result)
-        except (ValueError, TypeError, LookupError, AssertionError):
+        except (ValueError, TypeError, LookupError, ArithmeticError, AssertionError):
             # only that two sizes which depend on data are the same can't always be seen from their expressions
             if not call.data_sized:
                 raise

@@ -30,6 +30,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch._decomp
 import torch._functorch.config
 import torch.fx.experimental._config
 from torch import fx, nn
@@ -433,7 +434,7 @@ def _values_followed() -> Iterator[None]:
     def inferred(mode: FakeTensorMode, func: Any, path: Any, fake: Any, real: Any) -> Any:
         try:
             return infer(mode, func, path, fake, real)
-        except (RuntimeError, AttributeError):  # of what torch can't compare it says nothing better
+        except RuntimeError:  # of what torch can't compare it says nothing better
             return fake, False
 
     def value_hashed(size: torch.SymInt) -> int:
@@ -452,7 +453,10 @@ def _values_followed() -> Iterator[None]:
         mock.patch.object(fake_utils, "_check_fake_real_tensors", unchecked),
         mock.patch.object(FakeTensorMode, "_maybe_infer_fake", inferred),
         mock.patch.object(torch.SymInt, "__hash__", value_hashed),
+        mock.patch.dict(torch._decomp.decomposition_table),
     ):
+        # torch takes the number that this gives for a tensor; without it the number is read as elsewhere
+        torch._decomp.decomposition_table.pop(torch.ops.aten.item.default, None)
         yield
 
 

@@ -90,6 +90,26 @@ def test_one_number_of_a_config_that_all_layers_read() -> None:
     assert gp.rewrite(traced, plan).module_error is None
 
 
+def test_what_is_split_in_equal_parts_is_cut_alike() -> None:
+    """``chunk`` forgives one position less in the last part, and no more."""
+
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.inner, self.down = nn.Linear(5, 16), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = self.up(x).chunk(2, -1)
+            return self.down(left + self.inner(right).relu())  # type: ignore[no-any-return]
+
+    traced = gp.trace(Split(), torch.randn(4, 5))
+    cuts = module_cuts(traced, traced.groups.prunable)
+    assert [[group.units for group in tie] for tie in cuts.ties] == [[8, 8]]
+    for ratio in (0.1, 0.3, 0.6):
+        plan = gp.select(traced, random_scores(traced), ratio=ratio, of="prunable", form="module")
+        assert gp.rewrite(traced, plan).module_form is not None
+
+
 def test_what_is_tied_to_something_that_may_not_be_cut_stays_whole() -> None:
     traced = traced_model(MODELS["bert"])
     (_, value), _ = module_cuts(traced, traced.groups.cuttable).ties

@@ -132,8 +132,8 @@ def is_known(size: Any) -> bool:
 def size_hint(size: Any) -> int:
     """A dim's size as a number; a symbolic size counts with the size it was traced with.
 
-    One that depends on data counts with a number made up for each of its symbols: equal expressions stay equal, and
-    other sizes are unlikely to be.
+    One that depends on data counts with the size that it had for the example, if this was followed, or else with a number
+    made up for each of its symbols: equal expressions stay equal, and other sizes are unlikely to be.
     """
     if isinstance(size, int):
         return size
@@ -141,7 +141,8 @@ def size_hint(size: Any) -> int:
         return int(size.node.hint)
     expression = size.node.expr
     made_up = {symbol: MADE_UP + 2 * int(re.sub(r"\D", "", symbol.name)) for symbol in expression.free_symbols}
-    return max(0, int(expression.xreplace(made_up)))
+    seen = getattr(size.node.shape_env, "real_tensor_prop_unbacked_vals", {})
+    return max(0, int(expression.xreplace(made_up | {symbol: seen[symbol] for symbol in made_up.keys() & seen.keys()})))
 
 
 DATA_SIZED = "its size depends on data"

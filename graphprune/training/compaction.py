@@ -44,6 +44,7 @@ from ..passes.slice_parameters import (
 )
 from ..passes.verify import (
     VerifyReport,
+    allowed,
     cast_parameters,
     difference,
     matters,
@@ -254,7 +255,8 @@ def check_against(reference: Reference, program: Program, module: nn.Module) -> 
     Raises:
         VerificationError: it does not run, or differs by more than rounding.
     """
-    tolerance = rounding_of(module) if reference.dtype is None else rounding_in(reference.dtype)
+    rounding = rounding_of(module) if reference.dtype is None else rounding_in(reference.dtype)
+    tolerance = allowed(rounding, reference.effect)
     way_out = "go on from the last checkpoint with compaction=None"
     try:
         outputs = run_module(program, module, {}, reference.dtype)

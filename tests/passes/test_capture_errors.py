@@ -190,7 +190,22 @@ def the_most(x: Tensor) -> Tensor:
     return x * best
 
 
-@pytest.mark.parametrize("function", [sign_of_rows, halve, chosen, positive, by_turns, looked_up, the_most])
+def repeated(x: Tensor) -> Tensor:
+    times = (x.sum(1) * 0).exp().sum().long().item()
+    return x.repeat(times, 1) * (2 if times > 1 else 3)
+
+
+def written(x: Tensor) -> Tensor:
+    """Through a view, which takes torch's own pass over the graph."""
+    first, y = (x.sum(1) * 0).exp().sum().long().item() - 1, x.clone()
+    y[:first] *= 2
+    return y + 1 if first > 0 else y
+
+
+WAYS = [sign_of_rows, halve, chosen, positive, by_turns, looked_up, the_most, repeated, written]
+
+
+@pytest.mark.parametrize("function", WAYS)
 def test_the_way_that_the_inputs_take(function: Callable[[Tensor], Tensor]) -> None:
     module = Ends(function)
     refusal(module, X)

@@ -301,6 +301,41 @@ def test_a_model_that_goes_another_way_while_it_is_captured_is_refused() -> None
         rewritten(traced)
 
 
+def test_a_module_form_that_is_wrong_where_weights_let_little_through_is_refused() -> None:
+    """Heads are told from their dims by a number that stays: two of 4 dims would become one of 8."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.q, self.k, self.v, self.o = (nn.Linear(32, 32) for _ in range(4))
+            for each in (self.q, self.k):
+                nn.init.normal_(each.weight, std=3e-6)
+                nn.init.zeros_(each.bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (each(x).unflatten(-1, (-1, 8)).transpose(0, 1) for each in (self.q, self.k, self.v))
+            return self.o(((q @ k.mT) / 8**0.5).softmax(-1).matmul(v).transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+
+    traced = gp.trace(Attention(), torch.randn(6, 32))
+    plans = {group.name: gp.GroupPlan(group.units, tuple(range(group.units // 2))) for group in traced.groups.prunable}
+    compact = gp.rewrite(traced, gp.PruningPlan(traced.fingerprint, plans))
+    assert compact.module_form is None
+    assert "the module form differs from the masked model" in str(compact.module_error)
+
+
+def test_what_matters_less_than_rounding_is_not_verified_by_it() -> None:
+    """The masked model is the dense one to 1e-7, and a wrong cut would be too."""
+    module = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    with torch.no_grad():
+        module[2].weight[:, 4:] *= 1e-7
+    traced = gp.trace(module, torch.randn(4, 3))
+    [group] = traced.groups.prunable
+    report = gp.rewrite(traced, gp.PruningPlan(traced.fingerprint, {group.name: gp.GroupPlan(8, (0, 1, 2, 3))})).report
+    assert report is not None
+    assert report.tolerance == report.effect / 10 < 1e-7
+
+
 def written_row_by_row(a: Tensor, b: Tensor) -> Tensor:
     """A tensor of the default type that is written through views of it."""
     made = torch.zeros(a.shape)
