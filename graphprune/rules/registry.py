@@ -132,8 +132,8 @@ def is_known(size: Any) -> bool:
 def size_hint(size: Any) -> int:
     """A dim's size as a number; a symbolic size counts with the size it was traced with.
 
-    One that depends on data counts with the size that it had for the example, if this was followed, or else with a number
-    made up for each of its symbols: equal expressions stay equal, and other sizes are unlikely to be.
+    One that depends on data counts with the size that it had for the example, if this was followed, or else with a
+    number made up for each of its symbols: equal expressions stay equal, and other sizes are unlikely to be.
     """
     if isinstance(size, int):
         return size
