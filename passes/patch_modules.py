@@ -77,7 +77,7 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (
         r"(\w+_)?(intermediate_size|ffn_dim|n_inner|d_ff|ffn_hidden_size|dim_feedforward|hidden_dim|mlp_dim"
         r"|feed_forward_size|inner_size|feedforward_channels)",
-        # heads: where gate and up projections take turns, a channel is a pair of rows; head_dims: where one matrix holds
+        # heads: where gate and up projections take turns, a channel is a pair of rows; head_dims: where a matrix holds
         # those of all experts
         ("inner", "heads repeats head_dims", "heads head_dims", "heads", "head_dims"),
     ),

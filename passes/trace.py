@@ -26,6 +26,7 @@ import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 from unittest import mock
 
@@ -223,10 +224,12 @@ def _holders(module: nn.Module) -> list[Any]:
     """The modules in a module, and the objects that they hold: a table that is computed when it is first asked for."""
     found: dict[int, Any] = {id(child): child for child in module.modules()}
     for child in list(found.values()):
-        for leaf in vars(child).values():
-            if isinstance(vars(leaf) if hasattr(leaf, "__dict__") else None, dict) and not callable(leaf):
-                found.setdefault(id(leaf), leaf)
-    return [each for each in found.values() if not isinstance(each, torch.Tensor)]
+        objects = [each for each in vars(child).values() if hasattr(each, "__dict__")]
+        found |= {id(each): each for each in objects if not isinstance(each, NO_HOLDERS)}
+    return list(found.values())
+
+
+NO_HOLDERS = (torch.Tensor, type, ModuleType, FunctionType, MethodType)
 
 
 def _buffers_of(holder: Any) -> dict[str, Any]:
