@@ -23,6 +23,7 @@ from ..axes.algebra import parts
 from ..groups import Groups, Kind, Member, PruningGroup, share_per_unit
 from ..program import Inference, Program, location
 from ..rules import Dims
+from ..rules.views import STACKED, TURNS
 from .infer_axes import info_of
 
 
@@ -87,7 +88,7 @@ def _draft(
     owners = [name for name, _, _ in uses if not info_of(program, name).is_buffer]
     return PruningGroup(
         name=_common_path(owners),
-        kind="experts" if atom.id in inference.least else _kind(atom, [axis for _, _, axis in uses], owners),
+        kind="experts" if atom.id in inference.least else _kind(atom, [axis for _, _, axis in uses], owners, inference),
         family="",
         atom=atom,
         members=members,
@@ -127,11 +128,15 @@ def _common_path(names: list[str]) -> str:
     return ".".join(common) or "model"
 
 
-def _kind(atom: Atom, axes: list[Axis], owners: list[str]) -> Kind:
-    """The part an atom plays: a whole axis is channels; in a product the first factor is heads, the last their dims."""
+def _kind(atom: Atom, axes: list[Axis], owners: list[str], inference: Inference) -> Kind:
+    """The part an atom plays: a whole axis is channels; in a product the first factor is heads, the last their dims.
+
+    What takes turns (a row of gate, a row of up; the two dims that are rotated together) is no factor.
+    """
     if all(".lora_" in f".{name}" for name in owners):
         return "lora_rank"
-    places = {place for axis in axes for place in _places(axis, atom)}
+    turns = {each for axis in axes for each in atoms(axis) if _takes_turns(inference.solver.frozen.get(each.id))}
+    places = {place for axis in axes for place in _places(axis, atom, turns - {atom})}
     if "outer" in places:
         return "heads"
     if "middle" in places:
@@ -139,17 +144,22 @@ def _kind(atom: Atom, axes: list[Axis], owners: list[str]) -> Kind:
     return "head_dims" if "inner" in places else "channels"
 
 
-def _places(axis: Axis, atom: Atom) -> Iterable[str]:
+def _takes_turns(mark: Freeze[fx.Node] | None) -> bool:
+    return mark is not None and mark.reason.startswith((TURNS, STACKED))
+
+
+def _places(axis: Axis, atom: Atom, turns: set[Atom]) -> Iterable[str]:
     if axis == atom:
         yield "whole"
     elif isinstance(axis, Sum):
         for term in axis.terms:
-            yield from _places(term, atom)
+            yield from _places(term, atom, turns)
     elif isinstance(axis, Product):
-        last = len(axis.factors) - 1
-        for index, factor in enumerate(axis.factors):
+        factors = [factor for factor in axis.factors if factor not in turns]
+        for index, factor in enumerate(factors):
             if any(other == atom for other in atoms(factor)):
-                yield "outer" if index == 0 else "inner" if index == last else "middle"
+                is_first, is_last = index == 0, index == len(factors) - 1
+                yield "whole" if is_first and is_last else "outer" if is_first else "inner" if is_last else "middle"
 
 
 def _why(mark: Freeze[fx.Node] | None) -> str | None:

@@ -260,7 +260,7 @@ def every(call: Call, axis: Axis, start: int, end: int, step: int, length: int) 
     if start >= step or axis.size % step or end != axis.size:
         call.freeze(axis, f"one of every {step} positions of it is taken")
         return call.fixed(length, f"it is one of every {step} positions of another axis")
-    outer, inner = call.fresh(axis.size // step), call.fixed(step, f"one of every {step} positions is taken")
+    outer, inner = call.fresh(axis.size // step), call.fixed(step, f"{TURNS} {step} positions is taken")
     call.unify(axis, product(outer, inner))
     call.remember(axis)
     return call.resolve(outer)
@@ -304,6 +304,10 @@ def resize_narrow(resize: Resize) -> Mapping[str, Any]:
     before, kept, _ = resize.remembered
     return {"start": resize.size(before), "length": resize.size(kept)}
 
+
+TURNS = "one of every"
+STACKED = "it counts tensors that are stacked"
+"""How the reasons begin why an axis is frozen whose positions take turns."""
 
 ONE_BY_ONE = "its positions are taken one by one"
 
@@ -405,7 +409,7 @@ def stack(call: Call) -> Result:
             call.unify(operands[0].axes[other], dims.axes[other])
         axes.append(call.resolve(operands[0].axes[other]))
     zeros = [all(dims.zero[other] for dims in operands) for other in range(len(operands[0]))]
-    axes.insert(dim, call.fixed(len(operands), "it counts tensors that are stacked"))
+    axes.insert(dim, call.fixed(len(operands), STACKED))
     zeros.insert(dim, False)
     return Dims(tuple(axes), tuple(zeros))
 

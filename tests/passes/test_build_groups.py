@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import graphprune as gp
 from graphprune.groups import PruningGroup
@@ -176,3 +177,23 @@ def test_a_parameter_of_no_numbers() -> None:
             return super().forward(torch.cat([x, self.registers]))  # type: ignore[no-any-return]
 
     assert [group.units for group in gp.trace(Registers(), torch.ones(4, 3)).groups.prunable] == [8]
+
+
+def test_what_takes_turns_is_no_factor() -> None:
+    """Rows of gates and of values by turns are channels, and dims that are rotated in pairs are dims of heads."""
+
+    class Turns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 16), nn.Linear(8, 2)
+            self.query, self.out = nn.Linear(3, 24), nn.Linear(24, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            both = self.up(x)
+            heads = self.query(x).unflatten(-1, (4, 6))
+            one, other = heads[..., ::2], heads[..., 1::2]
+            turned = torch.stack([one - 2 * other, other + 2 * one], -1).flatten(-3)
+            return self.down(both[..., ::2].sigmoid() * both[..., 1::2]) + self.out(turned)  # type: ignore[no-any-return]
+
+    kinds = {group.units: group.kind for group in gp.trace(Turns(), torch.randn(5, 3)).groups.prunable}
+    assert kinds == {8: "channels", 4: "heads", 3: "head_dims"}
