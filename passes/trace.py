@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import io
 import logging
@@ -206,18 +207,19 @@ def _attributes_restored(module: nn.Module) -> Iterator[list[nn.Module]]:
     a buffer, which the graph takes for one that was there before.
     """
     made: list[nn.Module] = []
-    held = [(each, dict(vars(each)), _buffers_of(each), _without_values(each)) for each in _holders(module)]
+    held = [(each, dict(vars(each)), _containers(each), _without_values(each)) for each in _holders(module)]
     try:
         yield made
     finally:
-        for each, attributes, buffers, known in held:
+        for each, attributes, containers, known in held:
             if left := _without_values(each) - known:
+                if isinstance(each, nn.Module) and left & set(map(id, each._buffers.values())):
+                    made.append(each)
                 vars(each).clear()
                 vars(each).update(attributes)
-                if isinstance(each, nn.Module):
-                    made += [each] if left & set(map(id, each._buffers.values())) else []
-                    each._buffers.clear()
-                    each._buffers.update(buffers)
+                for container, contents in containers:
+                    container.clear()
+                    container.update(contents) if isinstance(container, dict) else container.extend(contents)
 
 
 def _holders(module: nn.Module) -> list[Any]:
@@ -232,13 +234,20 @@ def _holders(module: nn.Module) -> list[Any]:
 NO_HOLDERS = (torch.Tensor, type, ModuleType, FunctionType, MethodType)
 
 
-def _buffers_of(holder: Any) -> dict[str, Any]:
-    return dict(holder._buffers) if isinstance(holder, nn.Module) else {}
+def _containers(holder: Any) -> list[tuple[Any, Any]]:
+    """The dicts and lists that a module or an object holds, and what is in them."""
+    return [(each, copy.copy(each)) for each in vars(holder).values() if isinstance(each, (dict, list))]
 
 
 def _without_values(holder: Any) -> set[int]:
-    """The ids of the tensors without values that a module, or an object, itself holds."""
-    return {id(leaf) for leaf in tree_leaves(dict(vars(holder))) if isinstance(leaf, FakeTensor)}
+    """The ids of the tensors without values that a module or an object itself holds, and of what has sizes for keys."""
+    found: set[int] = set()
+    for each in vars(holder).values():
+        try:
+            found |= {id(leaf) for leaf in tree_leaves(each) if isinstance(leaf, FakeTensor)}
+        except TypeError:  # sizes that were numbers while the model was captured
+            found.add(id(each))
+    return found
 
 
 def _trace_repeats(

@@ -1,9 +1,10 @@
 """Prune the architectures of the zoo and write ``docs/architectures.md``: ``python tools/zoo_table.py [KIND …]``.
 
 KIND is ``language``, ``vision``, ``plain``, ``timm`` (which needs timm and torchvision), ``libraries`` (those that are
-installed, half an hour) or ``every`` (model types of transformers, half an hour); without one the first three are run,
-with ``page`` none; ``vision:levit,cvt`` runs those two. What was found is kept in ``docs/architectures``, a file for
-each kind, so that what is not run stays as it is.
+installed, half an hour), ``every`` (model types of transformers, half an hour), ``sized_text`` or ``sized_images``
+(types that were made small by hand, ten minutes each); without one the first three are run, with ``page`` none;
+``vision:levit,cvt`` runs those two. What was found is kept in ``docs/architectures``, a file for each kind, so that what
+is not run stays as it is.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ KINDS = {
     "timm": "tests.zoo.timm_models:TIMM",
     "libraries": "tests.zoo.libraries:LIBRARIES",
     "every": "tests.zoo.every:EVERY",
+    "sized_text": "tests.zoo.sized_text:SIZED_TEXT",
+    "sized_images": "tests.zoo.sized_images:SIZED_IMAGES",
 }
+SIZED = ("sized_text", "sized_images")
+
 TITLES = {
     "language": "Language models (transformers)",
     "vision": "Vision, audio and several at once (transformers)",
@@ -97,7 +102,7 @@ def run(kind: str, chosen: list[str]) -> None:
             continue
         started = time.perf_counter()
         try:
-            rows[name] = asdict(study(name, entry, asked=kind in TITLES))
+            rows[name] = asdict(study(name, entry, asked=kind in (*TITLES, *SIZED)))
         except Exception as error:  # a fault of ours, which the table is to show
             rows[name] = {"name": name, "problem": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
         print(f"{kind} {name} {time.perf_counter() - started:.1f} s {rows[name]['problem'] or ''}", flush=True)
@@ -240,9 +245,38 @@ def every_type(rows: dict[str, Any], version: str) -> list[str]:
     return lines
 
 
+def sized(parts: dict[str, Any]) -> list[str]:
+    """What became of models that were made small by hand, in lists."""
+    rows = {name: row for part in parts.values() for name, row in part["rows"].items()}
+    pruned = outcomes(list(rows.values()))[0]
+    by_example = [row["name"] for row in pruned if row["by_example"]]
+    version = ", ".join(dict.fromkeys(part["torch"] for part in parts.values()))
+    return [
+        "",
+        "### Made small by hand",
+        "",
+        f"`python tools/zoo_table.py {' '.join(SIZED)}` does the same with small configs that were written for types "
+        "of which these rules give no model, and for models that take images, sound and texts together "
+        "(`tests/zoo/sized_text.py`, `tests/zoo/sized_images.py`).",
+        "",
+        f"**Of {len(rows)} models (torch {version}) {len(pruned)} are {verified(list(rows.values()))}** "
+        f"{len(by_example)} of them were captured by example: {', '.join(by_example)}.",
+        "",
+        *(f"- **{name}**: {short(row['problem'])}." for name, row in rows.items() if row["problem"]),
+        *(
+            f"- **{name}**, what is cut only when asked for: {short(row['asked_problem'])}."
+            for name, row in rows.items()
+            if row["asked_problem"] and not row["problem"]
+        ),
+        "",
+        f"Pruned: {', '.join(row['name'] for row in pruned)}.",
+    ]
+
+
 def document(stored: dict[str, Any]) -> str:
     """The page."""
     every, libraries = stored.pop("every", None), stored.pop("libraries", None)
+    by_hand = {kind: stored.pop(kind) for kind in SIZED if kind in stored}
     kept = [row for part in stored.values() for row in part["rows"].values()]
     pruned, whole, complete = outcomes(kept)
     below = [row["name"] for row in kept if row["name"] in BELOW]
@@ -278,6 +312,8 @@ def document(stored: dict[str, Any]) -> str:
         lines += other_libraries(libraries["rows"], libraries["torch"])
     if every is not None:
         lines += every_type(every["rows"], every["torch"])
+    if by_hand:
+        lines += sized(by_hand)
     lines += ["", "## Below what a person would prune", ""]
     lines += [f"- **{name}**: {BELOW[name]}" for name in below] or ["None."]
     lines += ["", "## Why the module form has fewer groups", "", "Of language models; the graph form cuts all of them."]

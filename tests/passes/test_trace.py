@@ -251,6 +251,25 @@ def test_a_table_that_an_object_makes_when_it_is_first_asked_for() -> None:
     assert module(x).isfinite().all()
 
 
+def test_a_cache_in_which_a_forward_keeps_what_it_computes() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.up, self.down = nn.Linear(3, 8), nn.Linear(8, 2)
+            self.known: dict[int, Tensor] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = int((x * 0).exp().sum(0)[0].item())
+            if rows not in self.known:
+                self.known[rows] = torch.arange(float(x.shape[0]))[:, None]
+            return self.down((self.up(x) * self.known[rows]).relu())  # type: ignore[no-any-return]
+
+    x, module = torch.rand(4, 3), Cached()
+    assert gp.prune(module, (x,), ratio=0.4, by_example=True).report is not None
+    assert all(type(rows) is int and type(places) is Tensor for rows, places in module.known.items())
+
+
 def test_a_layer_that_is_moved_to_where_it_is() -> None:
     class Moves(nn.Module):
         def __init__(self) -> None:

@@ -133,7 +133,10 @@ def study(name: str, entry: Entry, *, asked: bool = False) -> Row:
     row["module_groups"] = len(expressed)
     if not expressed:
         return Row(**row, module_problem=compact.module_error)
-    compact = gp.rewrite(traced, half(traced, expressed))
+    try:
+        compact = gp.rewrite(traced, half(traced, expressed))
+    except gp.GraphPruneError as error:
+        return Row(**row, module_problem=_line(error))
     row["module_error"] = None if compact.report is None else compact.report.module_error
     return Row(**row, module_problem=compact.module_error)
 
