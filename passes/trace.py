@@ -20,33 +20,28 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import io
 import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from types import FunctionType, MethodType, ModuleType
 from typing import Any
-from unittest import mock
 
 import torch
-import torch._decomp
-import torch._functorch.config
-import torch.fx.experimental._config
 from torch import fx, nn
-from torch._subclasses import FakeTensor, FakeTensorMode, fake_utils, meta_utils
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from ..errors import CaptureError
 from ..progress import Parts, Progress, calls_counted
 from ..rules.registry import bound_arguments
 from .capture_errors import explain_capture
+from .follow_values import values_followed
 from .functional_writes import write_anew
 from .open_sizes import IntricateSizes, bounded_sizes
 from .repeat_blocks import find_repeats, put_back_repeats
+from .restore_attributes import assignments_watched, attributes_restored
 
 MODE_WRAPPERS = {
     "wrap_with_set_grad_enabled": 1,
@@ -133,7 +128,7 @@ def trace(
         parts = Parts(progress, {"run": 1, "make the graph": 1})  # both take torch.export about as long
         running = parts.part("run")
         captured: fx.GraphModule | None = None
-        with _attributes_restored(module) as made, _assignments_watched(module) as assigned:
+        with attributes_restored(module) as made, assignments_watched(module) as assigned:
             try:
                 captured = _capture(module, args, kwargs, dynamic, by_example, running)
             except CaptureError:
@@ -141,7 +136,7 @@ def trace(
                     raise
         if assigned or made or captured is None:  # the graph has what they were before
             module(*args, **kwargs)
-            with _attributes_restored(module):
+            with attributes_restored(module):
                 captured = _capture(module, args, kwargs, dynamic, by_example, running)
     tidy(captured)
     parts.end()
@@ -161,93 +156,13 @@ def _capture(
     if captured is not None:
         return captured
     try:
-        following = _values_followed() if by_example else contextlib.nullcontext()
+        following = values_followed() if by_example else contextlib.nullcontext()
         with following, calls_counted(module, progress):
             captured = functional_graph_of(_export(module, args, kwargs, dynamic))
     except Exception as error:
         why = explain_capture(module, args, kwargs, error, dynamic=dynamic, by_example=by_example)
         raise CaptureError(why) from error
     return captured
-
-
-@contextlib.contextmanager
-def _assignments_watched(module: nn.Module) -> Iterator[list[str]]:
-    """A list of the buffers to which a forward assigns another tensor within the context, as a first call may do.
-
-    torch.export forgets what was assigned.
-    """
-    owners = [child for child in module.modules() if any(True for _ in child.buffers(recurse=False))]
-    assigned: list[str] = []
-    before: dict[nn.Module, dict[str, torch.Tensor]] = {}
-
-    def note(child: nn.Module, inputs: Any) -> None:
-        if not torch.compiler.is_dynamo_compiling():  # which would have to capture what is done here
-            before[child] = dict(child.named_buffers(recurse=False))
-
-    def compare(child: nn.Module, inputs: Any, outputs: Any) -> None:
-        if not torch.compiler.is_dynamo_compiling():
-            known = before.get(child, {})
-            buffers = child.named_buffers(recurse=False)
-            assigned.extend(name for name, each in buffers if each is not known.get(name, each))
-
-    hooks = [child.register_forward_pre_hook(note) for child in owners]
-    hooks += [child.register_forward_hook(compare) for child in owners]
-    try:
-        yield assigned
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextlib.contextmanager
-def _attributes_restored(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """After the context a module into which the capture put tensors without values is as it was before.
-
-    A forward that keeps what it computes in an attribute would find it there. In the list are the modules where it was
-    a buffer, which the graph takes for one that was there before.
-    """
-    made: list[nn.Module] = []
-    held = [(each, dict(vars(each)), _containers(each), _without_values(each)) for each in _holders(module)]
-    try:
-        yield made
-    finally:
-        for each, attributes, containers, known in held:
-            if left := _without_values(each) - known:
-                if isinstance(each, nn.Module) and left & set(map(id, each._buffers.values())):
-                    made.append(each)
-                vars(each).clear()
-                vars(each).update(attributes)
-                for container, contents in containers:
-                    container.clear()
-                    container.update(contents) if isinstance(container, dict) else container.extend(contents)
-
-
-def _holders(module: nn.Module) -> list[Any]:
-    """The modules in a module, and the objects that they hold: a table that is computed when it is first asked for."""
-    found: dict[int, Any] = {id(child): child for child in module.modules()}
-    for child in list(found.values()):
-        objects = [each for each in vars(child).values() if hasattr(each, "__dict__")]
-        found |= {id(each): each for each in objects if not isinstance(each, NO_HOLDERS)}
-    return list(found.values())
-
-
-NO_HOLDERS = (torch.Tensor, type, ModuleType, FunctionType, MethodType)
-
-
-def _containers(holder: Any) -> list[tuple[Any, Any]]:
-    """The dicts and lists that a module or an object holds, and what is in them."""
-    return [(each, copy.copy(each)) for each in vars(holder).values() if isinstance(each, (dict, list))]
-
-
-def _without_values(holder: Any) -> set[int]:
-    """The ids of the tensors without values that a module or an object itself holds, and of what has sizes for keys."""
-    found: set[int] = set()
-    for each in vars(holder).values():
-        try:
-            found |= {id(leaf) for leaf in tree_leaves(each) if isinstance(leaf, FakeTensor)}
-        except TypeError:  # sizes that were numbers while the model was captured
-            found.add(id(each))
-    return found
 
 
 def _trace_repeats(
@@ -429,47 +344,6 @@ def _idle_moves_skipped() -> Iterator[None]:
         yield
     finally:
         nn.Module.to = move  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
-def _values_followed() -> Iterator[None]:
-    """Within the context torch.export computes the values of tensors too, and looks them up where it needs them."""
-
-    def copy(dst: torch.Tensor, src: torch.Tensor | None) -> None:
-        # torch itself leaves the memory of a parameter as it finds it
-        if src is not None and type(src) in (torch.Tensor, nn.Parameter):
-            dst.copy_(src)
-
-    def unchecked(*args: Any, **kwargs: Any) -> None:
-        """torch compares what it knows of a result with the result, which fails where a place depends on data."""
-
-    def inferred(mode: FakeTensorMode, func: Any, path: Any, fake: Any, real: Any) -> Any:
-        try:
-            return infer(mode, func, path, fake, real)
-        except RuntimeError:  # of what torch can't compare it says nothing better
-            return fake, False
-
-    def value_hashed(size: torch.SymInt) -> int:
-        return hash(int(size))
-
-    infer = FakeTensorMode._maybe_infer_fake
-    with (
-        torch._functorch.config.patch(
-            fake_tensor_propagate_real_tensors=True, generate_fake_kernels_from_real_mismatches=True
-        ),
-        # a size that depends on data is no symbol of a result once it was found to be its value
-        torch.fx.experimental._config.patch(  # type: ignore[attr-defined]
-            soft_pending_unbacked_not_found_error=True
-        ),
-        mock.patch.object(meta_utils, "_safe_copy", copy),
-        mock.patch.object(fake_utils, "_check_fake_real_tensors", unchecked),
-        mock.patch.object(FakeTensorMode, "_maybe_infer_fake", inferred),
-        mock.patch.object(torch.SymInt, "__hash__", value_hashed),
-        mock.patch.dict(torch._decomp.decomposition_table),
-    ):
-        # torch takes the number that this gives for a tensor; without it the number is read as elsewhere
-        torch._decomp.decomposition_table.pop(torch.ops.aten.item.default, None)
-        yield
 
 
 @contextlib.contextmanager

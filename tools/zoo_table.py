@@ -3,8 +3,8 @@
 KIND is ``language``, ``vision``, ``plain``, ``timm`` (which needs timm and torchvision), ``libraries`` (those that are
 installed, half an hour), ``every`` (model types of transformers, half an hour), ``sized_text`` or ``sized_images``
 (types that were made small by hand, ten minutes each); without one the first three are run, with ``page`` none;
-``vision:levit,cvt`` runs those two. What was found is kept in ``docs/architectures``, a file for each kind, so that what
-is not run stays as it is.
+``vision:levit,cvt`` runs those two. What was found is kept in ``docs/architectures``, a file for each kind, so that
+what is not run stays as it is.
 """
 
 from __future__ import annotations

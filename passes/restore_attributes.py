@@ -1,0 +1,94 @@
+"""See to it that a capture leaves a module as it was, and see what a forward keeps in it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses import FakeTensor
+from torch.utils._pytree import tree_leaves
+
+
+@contextlib.contextmanager
+def assignments_watched(module: nn.Module) -> Iterator[list[str]]:
+    """A list of the buffers to which a forward assigns another tensor within the context, as a first call may do.
+
+    torch.export forgets what was assigned.
+    """
+    owners = [child for child in module.modules() if any(True for _ in child.buffers(recurse=False))]
+    assigned: list[str] = []
+    before: dict[nn.Module, dict[str, torch.Tensor]] = {}
+
+    def note(child: nn.Module, inputs: Any) -> None:
+        if not torch.compiler.is_dynamo_compiling():  # which would have to capture what is done here
+            before[child] = dict(child.named_buffers(recurse=False))
+
+    def compare(child: nn.Module, inputs: Any, outputs: Any) -> None:
+        if not torch.compiler.is_dynamo_compiling():
+            known = before.get(child, {})
+            buffers = child.named_buffers(recurse=False)
+            assigned.extend(name for name, each in buffers if each is not known.get(name, each))
+
+    hooks = [child.register_forward_pre_hook(note) for child in owners]
+    hooks += [child.register_forward_hook(compare) for child in owners]
+    try:
+        yield assigned
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def attributes_restored(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """After the context a module into which the capture put tensors without values is as it was before.
+
+    A forward that keeps what it computes in an attribute would find it there. In the list are the modules where it was
+    a buffer, which the graph takes for one that was there before.
+    """
+    made: list[nn.Module] = []
+    held = [(each, dict(vars(each)), _containers(each), _without_values(each)) for each in _holders(module)]
+    try:
+        yield made
+    finally:
+        for each, attributes, containers, known in held:
+            if left := _without_values(each) - known:
+                if isinstance(each, nn.Module) and left & set(map(id, each._buffers.values())):
+                    made.append(each)
+                vars(each).clear()
+                vars(each).update(attributes)
+                for container, contents in containers:
+                    container.clear()
+                    container.update(contents) if isinstance(container, dict) else container.extend(contents)
+
+
+def _holders(module: nn.Module) -> list[Any]:
+    """The modules in a module, and the objects that they hold: a table that is computed when it is first asked for."""
+    found: dict[int, Any] = {id(child): child for child in module.modules()}
+    for child in list(found.values()):
+        objects = [each for each in vars(child).values() if hasattr(each, "__dict__")]
+        found |= {id(each): each for each in objects if not isinstance(each, NO_HOLDERS)}
+    return list(found.values())
+
+
+NO_HOLDERS = (torch.Tensor, type, ModuleType, FunctionType, MethodType)
+
+
+def _containers(holder: Any) -> list[tuple[Any, Any]]:
+    """The dicts and lists that a module or an object holds, and what is in them."""
+    return [(each, copy.copy(each)) for each in vars(holder).values() if isinstance(each, (dict, list))]
+
+
+def _without_values(holder: Any) -> set[int]:
+    """The ids of the tensors without values that a module or an object itself holds, and of what has sizes for keys."""
+    found: set[int] = set()
+    for each in vars(holder).values():
+        try:
+            found |= {id(leaf) for leaf in tree_leaves(each) if isinstance(leaf, FakeTensor)}
+        except TypeError:  # sizes that were numbers while the model was captured
+            found.add(id(each))
+    return found
