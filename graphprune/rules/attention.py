@@ -18,9 +18,7 @@ def scaled_dot_product_attention(call: Call) -> Result:
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
     if call.arguments.get("enable_gqa"):
         key, value = repeated(call, query, key, value)
-    call.unify(query.axes[-1], key.axes[-1])
-    call.summed(query.axes[-1], query.zero[-1] or key.zero[-1], "attention")
-    call.unify(key.axes[-2], value.axes[-2])
+    meet(call, query, key, value)
     call.freeze(key.axes[-2], "softmax normalises over it")
     if call["is_causal"]:
         call.freeze(query.axes[-2], "the positions of attention are compared")
@@ -39,6 +37,13 @@ def scaled_dot_product_attention(call: Call) -> Result:
         for back in range(len(leading) + 2, 2, -1)
     ]
     return Dims((*leading, *length, call.resolve(value.axes[-1])), (*zero, False, value.zero[-1]))
+
+
+def meet(call: Call, query: Dims, key: Dims, value: Dims) -> None:
+    """Queries are multiplied with keys, and each key has a value."""
+    call.unify(query.axes[-1], key.axes[-1])
+    call.summed(query.axes[-1], query.zero[-1] or key.zero[-1], "attention")
+    call.unify(key.axes[-2], value.axes[-2])
 
 
 def repeated(call: Call, query: Dims, key: Dims, value: Dims) -> tuple[Dims, Dims]:
@@ -73,9 +78,7 @@ def flex_attention(call: Call) -> Result:
     ]
     if by_head or _uses(call, score, 2) or _uses(call, mask, 1):
         call.freeze(query.axes[1], "flex_attention has a function of its positions")
-    call.unify(query.axes[-1], key.axes[-1])
-    call.summed(query.axes[-1], query.zero[-1] or key.zero[-1], "attention")
-    call.unify(key.axes[-2], value.axes[-2])
+    meet(call, query, key, value)
     for axis in (query.axes[-2], key.axes[-2]):
         call.freeze(axis, "the positions of attention are compared")
     axes = tuple(map(call.resolve, query.axes[:3]))
