@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal
 
 import torch
@@ -506,8 +507,9 @@ def kept_share(result: Mapping[str, Any], kind: str) -> str:
 
 
 def plot_trade_off(results: list[dict[str, Any]], path: Path) -> None:
-    """Perplexity against the share of the decoder that is removed, as PNG and SVG."""
+    """Perplexity against the share of the decoder that is removed, means over seeds, as PNG and SVG."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     names = list(results[0]["perplexity"])
     figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3.6), layout="constrained")
@@ -515,15 +517,19 @@ def plot_trade_off(results: list[dict[str, Any]], path: Path) -> None:
     for at, name in zip(axes, names, strict=True):
         for number, method in enumerate(ROWS):
             runs = [r for r in results if r["method"] == method.name]
-            points = sorted((r["removed of decoder"], r["perplexity"][name]) for r in runs)
+            by_ratio = [[r for r in runs if r["ratio"] == ratio] for ratio in sorted({r["ratio"] for r in runs})]
+            points = [
+                (mean(r["removed of decoder"] for r in some), mean(r["perplexity"][name] for r in some))
+                for some in by_ratio
+            ]
             if points:
                 dashed = "--" if method.how in ("dense", "tuned") else "-"
                 style = {"marker": "o", "markersize": 4, "color": colors(number), "label": method.name}
                 at.plot(*zip(*points, strict=True), dashed, **style)
         at.set(title=name, xlabel="share of the decoder removed", yscale="log")
+        at.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         at.yaxis.set_major_formatter("{x:g}")
-        at.yaxis.set_minor_formatter("{x:g}")
-        at.tick_params(axis="y", which="both", labelsize=7)
+        at.yaxis.set_minor_formatter("")
     axes[0].set_ylabel("perplexity")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     save_figure(figure, path)
