@@ -231,6 +231,12 @@ def test_the_way_that_the_weights_take() -> None:
     torch.testing.assert_close(traced.graph(X), module(X))
 
 
+def test_inputs_that_are_expanded() -> None:
+    x = X[:1].expand(2, 3)
+    traced = gp.trace(Ends(sign_of_rows), x, by_example=True)
+    torch.testing.assert_close(traced.graph(x), traced.module(x))
+
+
 def test_inputs_that_would_go_another_way_are_refused() -> None:
     class Marked(Ends):
         def forward(self, x: Tensor) -> Tensor:
