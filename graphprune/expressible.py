@@ -141,12 +141,13 @@ class Offer:
     def telling(self) -> list[int]:
         """The numbers that can stand for all: those that share no divisor with what there is, where there are any.
 
-        One position may be taken for many, so it comes last, and what is cut in equal parts forgives a few positions,
-        so those about half come first.
+        One position may be taken for many, so it stands for no others; what is cut in equal parts forgives a few
+        positions, so numbers about half come first.
         """
         units = self.groups[0].units
-        coprime = [number for number in self.numbers if math.gcd(number, units) == 1]
-        return sorted(coprime or self.numbers, key=lambda number: (number == 1, abs(2 * number - units)))
+        several = [number for number in self.numbers if number > 1] or self.numbers
+        coprime = [number for number in several if math.gcd(number, units) == 1]
+        return sorted(coprime or several, key=lambda number: abs(2 * number - units))
 
 
 def _agreeing(

@@ -65,3 +65,24 @@ def test_no_number_stands_for_all_that_divides_better_than_others() -> None:
     numbers = module_cuts(traced, traced.groups.prunable).counts
     assert numbers.pop(third.family) == (8,)  # the only multiple of eight, of which kernels like rows to be
     assert set(numbers.values()) == {tuple(range(11, 0, -1))}
+
+
+def test_one_position_stands_for_no_others() -> None:
+    """Positions that are made from their number are right for the first alone, and other layers have other numbers."""
+
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = (
+                nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 5), nn.Softmax(-1)) for _ in range(3)
+            )
+            self.up, self.down, self.features = nn.Linear(5, 8), nn.Linear(8, 3), 8
+
+        def forward(self, x: Tensor) -> Tensor:
+            places = torch.arange(self.features) / self.features
+            return self.down((self.up(self.three(self.two(self.one(x)))) + places).relu())  # type: ignore[no-any-return]
+
+    traced = gp.trace(Placed(), torch.randn(4, 5))
+    found = module_cuts(traced, traced.groups.prunable).counts
+    left = [group.members[0].parameter for group in traced.groups.prunable if group.family not in found]
+    assert left == ["up.weight"]
