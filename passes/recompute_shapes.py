@@ -56,13 +56,15 @@ def _recompute(
             inference.dims[node],
             inference.dims,
             tuple(inference.solver.resolve(axis) for axis in inference.remembered.get(node, ())),
-            lambda axis: kept_size(inference.solver.resolve(axis), keep),
+            kept,
             lambda size, axis: _scaled(copies[size], share_of(axis) / shares.get(size, WHOLE), copied),
         )
 
+    def kept(axis: Axis) -> int:
+        return kept_size(inference.solver.resolve(axis), keep)
+
     def share_of(axis: Axis) -> Fraction:
-        resolved = inference.solver.resolve(axis)
-        return Fraction(kept_size(resolved, keep), max(1, resolved.size))
+        return Fraction(kept(axis), max(1, axis.size))
 
     for node in old.graph.nodes:
         copies[node] = new = graph.node_copy(node, lambda used: copies[used])

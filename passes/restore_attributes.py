@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -75,12 +74,14 @@ def _holders(module: nn.Module) -> list[Any]:
     return list(found.values())
 
 
-NO_HOLDERS = (torch.Tensor, type, ModuleType, FunctionType, MethodType)
+NO_HOLDERS = (torch.Tensor, dict, list, type, ModuleType, FunctionType, MethodType)
+"""What has attributes and is not looked into: dicts and lists are what a holder holds, and a module has many."""
 
 
 def _containers(holder: Any) -> list[tuple[Any, Any]]:
     """The dicts and lists that a module or an object holds, and what is in them."""
-    return [(each, copy.copy(each)) for each in vars(holder).values() if isinstance(each, (dict, list))]
+    found = [each for each in vars(holder).values() if isinstance(each, (dict, list))]
+    return [(each, dict(each) if isinstance(each, dict) else list(each)) for each in found]
 
 
 def _without_values(holder: Any) -> set[int]:

@@ -119,8 +119,7 @@ class Check:
 
     @property
     def tolerance(self) -> float:
-        rounding = rounding_in(self.dtype) if self.dtype is not None else rounding_of(self.program.module)
-        return allowed(rounding, self.effect)
+        return allowed(rounding_of(self.program.module, self.dtype), self.effect)
 
     @cached_property
     def effect(self) -> float:
@@ -136,8 +135,10 @@ def allowed(rounding: float, effect: float) -> float:
     return rounding if rounding >= HALF_TOLERANCE else min(rounding, effect / 10)
 
 
-def rounding_of(module: nn.Module) -> float:
-    """The largest difference between two ways to run a module that is put down to rounding in its types."""
+def rounding_of(module: nn.Module, dtype: torch.dtype | None = None) -> float:
+    """The largest difference between two ways to run a module that is put down to rounding, in a type or in its own."""
+    if dtype is not None:
+        return rounding_in(dtype)
     types = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
     return max(map(rounding_in, types), default=TOLERANCE)
 
@@ -189,11 +190,13 @@ def prepare_check(
             tolerance = TOLERANCE if dtype is not None else rounding_of(program.module)
             again = partial(run_module, program, program.module, masked, dtype)
             check_captured(masked_outputs, graph_outputs, tolerance, again)
-        except (RuntimeError, TypeError, ValueError, VerificationError) as error:
+        except VerificationError:
             if dtype is not None:
-                continue  # the model mixes in types, or the least numbers of types, of its own: check it in these
-            if isinstance(error, VerificationError):
-                raise
+                continue  # the least number of its own type stands in the graph: check it in that
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            if dtype is not None:
+                continue  # the model mixes in types of its own: check it in its own types
             raise VerificationError(
                 "with zeros in place of the pruned units the model does not run as it was captured, since they change "
                 f"the way that it takes ({first_line(error)}); trace a part of it that takes one way"

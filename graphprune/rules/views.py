@@ -548,17 +548,10 @@ def diagonal(call: Call) -> Result:
 @axis_rule("diff")
 def diff(call: Call) -> Result:
     """Neighbouring positions are subtracted, also those of what is put before and after: the dim is frozen."""
-    x, *more = call.tensors()
-    dim = dim_index(call["dim"], len(x))
-    for each in (x, *more):
-        call.freeze(each.axes[dim], "differences of its neighbours are taken")
-        for other, axis in enumerate(each.axes):
-            if other != dim:
-                call.unify(x.axes[other], axis)
-    differences = call.fixed(call.shape[dim], "it holds differences of neighbours")
-    axes = (*x.axes[:dim], differences, *x.axes[dim + 1 :])
-    zero = [at != dim and all(each.zero[at] for each in (x, *more)) for at in range(len(x))]
-    return Dims(tuple(map(call.resolve, axes)), tuple(zero))
+    dim = dim_index(call["dim"], len(call.shape))
+    x = joined(call, call.tensors(), dim)
+    call.freeze(x.axes[dim], "differences of its neighbours are taken")
+    return x.replace(dim, call.fixed(call.shape[dim], "it holds differences of neighbours"), False)
 
 
 @axis_rule("slice_scatter")

@@ -49,7 +49,6 @@ from ..passes.verify import (
     difference,
     matters,
     put_noise_,
-    rounding_in,
     rounding_of,
     run_module,
     types_to_check,
@@ -255,8 +254,7 @@ def check_against(reference: Reference, program: Program, module: nn.Module) -> 
     Raises:
         VerificationError: it does not run, or differs by more than rounding.
     """
-    rounding = rounding_of(module) if reference.dtype is None else rounding_in(reference.dtype)
-    tolerance = allowed(rounding, reference.effect)
+    tolerance = allowed(rounding_of(module, reference.dtype), reference.effect)
     way_out = "go on from the last checkpoint with compaction=None"
     try:
         outputs = run_module(program, module, {}, reference.dtype)
