@@ -49,6 +49,13 @@ STEP = 8
 
 Answer = TypeVar("Answer")
 
+LOUD, QUIET = 2**0.5, 0.5
+"""How much larger values are after a layer of random numbers: loud ones reach the end of deep networks, and quiet ones
+leave attention undecided where nothing normalises what it sees."""
+
+CutCheck = Callable[[Keep], bool]
+"""Whether the two forms of a cut compute the same."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of parameters and buffers by name."""
 
@@ -110,15 +117,19 @@ def module_cuts(traced: TracedModel, groups: Sequence[PruningGroup]) -> Cuts:
     Where blocks read one number of a config that they share (the query heads of Phi-3), the groups of a family are
     tied.
     """
-    agrees = _check_of(traced)
+    agrees, holds = _checks_of(traced)
     offers = [
         Offer(members, tuple(range(members[0].units - 1, members[0].least - 1, -1))) for _, members in _families(groups)
     ]
-    counts, left = _agreeing(offers, agrees)
+    counts, left = _agreeing(offers, agrees, holds)
     several = [offer.groups for offer in offers if offer.family in counts and len(offer.groups) > 1]
     passed = _passing([Offer(members[:1], counts[members[0].family]) for members in several], agrees)
     ties = [tuple(members) for members, each in zip(several, passed, strict=True) if not each]
-    for families in _together(left, lambda families: agrees(_half_of_the_parts(families))):
+
+    def passes(keep: Keep) -> bool:
+        return agrees(keep) and holds(keep)
+
+    for families in _together(left, lambda families: passes(_half_of_the_parts(families))):
         counts |= _shares(families)
         layers = list(zip(*families, strict=False))
         alone = _half_of_the_parts([[group] for group in layers[0]])
@@ -151,37 +162,32 @@ class Offer:
 
 
 def _agreeing(
-    offers: Sequence[Offer], agrees: Callable[[Keep], bool]
+    offers: Sequence[Offer], agrees: CutCheck, holds: CutCheck
 ) -> tuple[dict[str, tuple[int, ...]], list[Sequence[PruningGroup]]]:
     """The numbers that the module form can express, by family, and the groups of the families with none.
 
     Those of an offer are all right, or the multiples of ``STEP``: the kernels of experts want rows that are aligned.
+    All that agree by themselves are checked once more together, by ``holds``.
     """
     aligned = [Offer(offer.groups, tuple(number for number in offer.numbers if number % STEP == 0)) for offer in offers]
     counts: dict[str, tuple[int, ...]] = {}
     for some in (offers, aligned):
         left = [offer for offer in some if offer.family not in counts]
-        passed = _passing(left, agrees)
-        counts |= {offer.family: offer.numbers for offer, each in zip(left, passed, strict=True) if each}
+        passed = [offer for offer, each in zip(left, _passing(left, agrees), strict=True) if each]
+        counts |= {
+            passed[index].family: passed[index].numbers
+            for index in _good_ones(dict(enumerate(offer.telling()[0] for offer in passed)), passed, holds)
+        }
     return counts, [offer.groups for offer in offers if offer.family not in counts]
 
 
-def _passing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[bool]:
+def _passing(offers: Sequence[Offer], agrees: CutCheck) -> list[bool]:
     """Which of some offers the module form can express, each by itself.
 
     Channels of many layers, and ranks of adapters, are taken in one run, each with another share of their units, so
     that what must be cut alike does not pass; where the forms disagree, half of them are.
     """
     passed = [False] * len(offers)
-
-    def search(batch: Sequence[tuple[int, int]]) -> None:
-        keep = {atom: kept for index, number in batch for atom, kept in _first(offers[index].groups, number).items()}
-        if agrees(keep):
-            for index, _ in batch:
-                passed[index] = True
-        elif len(batch) > 1:
-            search(batch[: len(batch) // 2])
-            search(batch[len(batch) // 2 :])
 
     waiting: list[int] = []
     for index, offer in enumerate(offers):
@@ -199,9 +205,24 @@ def _passing(offers: Sequence[Offer], agrees: Callable[[Keep], bool]) -> list[bo
             if number is not None:
                 batch[index] = number
                 shares.add(Fraction(number, units))
-        search(list(batch.items()))
+        for index in _good_ones(batch, offers, agrees):
+            passed[index] = True
         waiting = [index for index in waiting if index not in batch]
     return passed
+
+
+def _good_ones(numbers: Mapping[int, int], offers: Sequence[Offer], agrees: CutCheck) -> Iterator[int]:
+    """Those of some offers that pass a check, with the number of units of each: all at once, or by halves."""
+    if not numbers:
+        return
+    if agrees(
+        {atom: kept for at, number in numbers.items() for atom, kept in _first(offers[at].groups, number).items()}
+    ):
+        yield from numbers
+    elif len(numbers) > 1:
+        items = list(numbers.items())
+        for part in (items[: len(items) // 2], items[len(items) // 2 :]):
+            yield from _good_ones(dict(part), offers, agrees)
 
 
 Families = Sequence[Sequence[PruningGroup]]
@@ -275,27 +296,32 @@ def _first(groups: Iterable[PruningGroup], count: int) -> dict[int, Kept]:
     return {group.atom.id: Kept(torch.arange(group.units) < count) for group in groups}
 
 
-def _check_of(traced: TracedModel) -> Callable[[Keep], bool]:
-    """The check that the whole model passes, made on blocks of it where those stand for others that are alike."""
-    short = shorten(traced)
-    if short is None:
-        return _whole_check_of(traced)
-    check_short, check_whole = _whole_check_of(short.traced), cache(partial(_whole_check_of, traced))
-    return lambda keep: check_short(short.keep(keep)) if short.shows(keep) else check_whole()(keep)
+def _checks_of(traced: TracedModel) -> tuple[CutCheck, CutCheck]:
+    """The checks by loud and by quiet random numbers, made on blocks of the model where those stand for others."""
+    short, check_of = shorten(traced), cache(_check_of)
+
+    def check(gain: float, keep: Keep) -> bool:
+        if short is None or not short.shows(keep):
+            return check_of(traced)(gain, keep)
+        return check_of(short.traced)(gain, short.keep(keep))
+
+    return partial(check, LOUD), partial(check, QUIET)
 
 
-def _whole_check_of(traced: TracedModel) -> Callable[[Keep], bool]:
-    """The check that a model passes: by values in float64 or in its own types, or by shapes."""
+def _check_of(traced: TracedModel) -> Callable[[float, Keep], bool]:
+    """The check whether two forms agree on random numbers in float64 or in the model's own types, or by shapes."""
     counted = counted_axes(traced.inference, traced.groups)
     if any(traced.program.tensor(name).is_meta for name in traced.table):
-        return partial(_runs, traced, counted)
+        return lambda _, keep: _runs(traced, counted, keep)
     in_float64 = partial(_agrees, traced, counted, torch.float64)
-    return in_float64 if in_float64({}) else partial(_agrees, traced, counted, None)
+    return in_float64 if in_float64(LOUD, {}) else partial(_agrees, traced, counted, None)
 
 
-def _agrees(traced: TracedModel, counted: Mapping[str, Counted], dtype: torch.dtype | None, keep: Keep) -> bool:
+def _agrees(
+    traced: TracedModel, counted: Mapping[str, Counted], dtype: torch.dtype | None, gain: float, keep: Keep
+) -> bool:
     """Whether the two forms compute the same from the same random numbers, in a type or in the model's own types."""
-    tensors = _random_tensors(traced, keep, dtype)
+    tensors = _random_tensors(traced, keep, gain, dtype)
     try:
         module = patch_modules(traced.program, traced.inference, traced.groups, keep, tensors, counted)
     except GraphPruneError:
@@ -304,8 +330,8 @@ def _agrees(traced: TracedModel, counted: Mapping[str, Counted], dtype: torch.dt
     return same_values(traced.program, make_graph, module, dtype)
 
 
-def _random_tensors(traced: TracedModel, keep: Keep, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Random parameters and the true buffers of a compact model, on its own devices."""
+def _random_tensors(traced: TracedModel, keep: Keep, gain: float, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Random parameters and the true buffers of a compact model, on its own devices; matrices times ``gain``."""
     program, inference = traced.program, traced.inference
     masks = parameter_masks(inference, keep)
     generator = torch.Generator().manual_seed(0)
@@ -317,7 +343,7 @@ def _random_tensors(traced: TracedModel, keep: Keep, dtype: torch.dtype | None) 
             tensors[name] = slice_tensor(original, masks.get(name, [None] * original.ndim))
         else:
             shape = _cut_shape(traced, name, keep)
-            tensors[name] = patterned(shape, dtype or original.dtype, generator, original.device)
+            tensors[name] = patterned(shape, dtype or original.dtype, generator, original.device, gain)
             if len(shape) == 1:  # scales about one and shifts about zero let through what comes before them
                 row = slice_tensor(original, masks.get(name, [None]))
                 tensors[name] = row.to(tensors[name]) + 0.1 * tensors[name]
@@ -325,9 +351,15 @@ def _random_tensors(traced: TracedModel, keep: Keep, dtype: torch.dtype | None) 
 
 
 def patterned(
-    shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator, device: torch.device | None = None
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    device: torch.device | None = None,
+    gain: float = LOUD,
 ) -> Tensor:
     """Random numbers that take little memory, since they repeat; the same on each device.
+
+    What matrices make of values is ``gain`` times as large.
 
     Each anti-diagonal of a matrix is one number, and a stack of matrices holds the same one, moved on by some places:
     grouped matmuls want matrices that are dense.
@@ -335,7 +367,7 @@ def patterned(
     *stack, rows, columns = (1, 1, *shape)[-max(2, len(shape)) :]
     strides = [*[STEP] * len(stack), columns, 1] if stack else [1, 1]
     needed = 1 + sum((size - 1) * stride for size, stride in zip((*stack, rows, columns), strides, strict=True))
-    scale = (2 / max(1, math.prod(shape[1:]))) ** 0.5 if len(shape) > 1 else 1.0
+    scale = gain / max(1, math.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 1.0
     line = torch.randn(max(1, needed), generator=generator).to(device, dtype) * scale
     return line.as_strided(tuple(shape), strides[len(strides) - len(shape) :])
 
@@ -352,7 +384,7 @@ def config_cuts(traced: TracedModel, groups: Sequence[PruningGroup]) -> Cuts:
     config = _config(traced.program.module)
     if config is None:
         return Cuts({})
-    ask, agrees = _ConfigCheck.of(traced, config), _check_of(traced)
+    ask = _ConfigCheck.of(traced, config)
     counts: dict[str, tuple[int, ...]] = {}
     offers: list[Offer] = []
     for family, members in _families(groups):
@@ -360,7 +392,7 @@ def config_cuts(traced: TracedModel, groups: Sequence[PruningGroup]) -> Cuts:
             counts[family] = tuple(range(members[0].units - 1, 0, -1))  # no config knows of adapters
         elif not any(_is_computed(traced, member.parameter) for group in members for member in group.members):
             offers.append(Offer(members, tuple(ask.accepted([members]))))
-    agreeing, left = _agreeing(offers, agrees)
+    agreeing, left = _agreeing(offers, *_checks_of(traced))
     counts |= agreeing
     ties: list[tuple[PruningGroup, ...]] = []
     for families in _together(left, lambda families: bool(ask.accepted(families)) and ask.agrees(families)):
@@ -417,7 +449,7 @@ class _ConfigCheck:
         traced = self.traced
         if any(traced.program.tensor(name).is_meta for name in traced.table):
             return False
-        tensors = _random_tensors(traced, keep, torch.float64)
+        tensors = _random_tensors(traced, keep, LOUD, torch.float64)
         for name in tensors:
             if is_adapter(name):
                 tensors[name] = torch.zeros_like(tensors[name])

@@ -4,8 +4,8 @@
 2. Modules of torch.nn, of peft, and transformers' Conv1D say their sizes in attributes that follow from their tensors.
 3. Other modules and configs keep sizes under names that families of models share (``num_heads``, ``ffn_dim``): an
    attribute changes if its name tells which axis it counts and its value is the old size of that axis. Numbers in
-   lists and dicts (``split_sizes``, ``axes_lengths`` of layers of einops) are sizes of the parts of one axis in their
-   order, or each by itself.
+   lists are sizes of the parts of one axis in their order, whatever the name; or each by itself, as in dicts
+   (``axes_lengths`` of layers of einops).
 
 Whether the result is right is not decided here: verification compares it with the masked original.
 
@@ -130,10 +130,13 @@ def set_sizes(
     originals = dict((module if dense is None else dense).named_modules())
     parts = _groups_in_calls(inference, keep)
     for path, child in module.named_modules():
-        _follow_tensors(child, parts.get(path))
+        sizes = _sizes_of_tensors(child, parts.get(path))
         is_known = type(child).__module__.startswith(("torch.nn.", "peft.tuners."))
         if not is_known or isinstance(child, nn.Unflatten):
-            _set_numbers(vars(child), [counted.get(path, {})], keep, vars(originals[path]))
+            named = {name: value for name, value in vars(originals[path]).items() if name not in sizes}
+            _set_numbers(vars(child), [counted.get(path, {})], keep, named)
+        for name, value in sizes.items():
+            setattr(child, name, value)
         if hasattr(child, "_axes_lengths"):  # a layer of einops, which looks there
             vars(child)["_axes_lengths"] = tuple(child.axes_lengths.items())
     for config, paths in _configs(module).values():
@@ -193,51 +196,50 @@ def _groups_in_calls(inference: Inference, keep: Keep) -> dict[str, int]:
     return found
 
 
-def _follow_tensors(module: nn.Module, parts: int | None) -> None:
-    """Set the sizes that follow from a module's own tensors, for modules whose sizes have a meaning known to all.
+def _sizes_of_tensors(module: nn.Module, parts: int | None) -> dict[str, Any]:
+    """The attributes that follow from a module's own tensors, for modules whose sizes have a meaning known to all.
 
     ``parts`` is the number of groups of a convolution, a group norm or a shuffle, where the graph has one.
     """
     shape = _weight_shape(module)
-    name = type(module).__name__
     match module:
         case nn.Linear():
-            module.out_features, module.in_features = shape
+            return {"out_features": shape[0], "in_features": shape[1]}
         case nn.Bilinear():
-            module.out_features, module.in1_features, module.in2_features = shape
+            return {"out_features": shape[0], "in1_features": shape[1], "in2_features": shape[2]}
         case nn.Embedding() | nn.EmbeddingBag():
-            module.num_embeddings, module.embedding_dim = shape
+            return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
         case nn.RNNBase():
             sizes = {key: tensor.shape for key, tensor in module.named_parameters(recurse=False)}
-            module.input_size = sizes["weight_ih_l0"][1]
+            of_inputs = {"input_size": sizes["weight_ih_l0"][1]}
             if module.proj_size:
-                module.proj_size, module.hidden_size = sizes["weight_hr_l0"]
-            else:
-                module.hidden_size = sizes["weight_hh_l0"][1]
+                projected, hidden = sizes["weight_hr_l0"]
+                return {**of_inputs, "proj_size": projected, "hidden_size": hidden}
+            return {**of_inputs, "hidden_size": sizes["weight_hh_l0"][1]}
         case nn.RNNCellBase():
-            module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
-        case nn.modules.conv._ConvTransposeNd():
-            module.groups = module.groups if parts is None else parts
-            module.in_channels, module.out_channels = shape[0], shape[1] * module.groups
+            return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
         case nn.modules.conv._ConvNd():
-            module.groups = module.groups if parts is None else parts
-            module.out_channels, module.in_channels = shape[0], shape[1] * module.groups
+            groups = module.groups if parts is None else parts
+            ends = ("out_channels", "in_channels")
+            first, second = reversed(ends) if isinstance(module, nn.modules.conv._ConvTransposeNd) else ends
+            return {"groups": groups, first: shape[0], second: shape[1] * groups}
         case nn.modules.batchnorm._NormBase():
-            module.num_features = shape[0] if shape else _running(module)
+            return {"num_features": shape[0] if shape else _running(module)}
         case nn.LayerNorm() | nn.RMSNorm():
             # a subclass may have a weight for each head
-            module.normalized_shape = shape[-len(module.normalized_shape) :] or module.normalized_shape
+            return {"normalized_shape": shape[-len(module.normalized_shape) :]} if shape else {}
         case nn.GroupNorm():
-            module.num_groups = module.num_groups if parts is None else parts
-            module.num_channels = shape[0] if shape else module.num_channels
+            groups = module.num_groups if parts is None else parts
+            return {"num_groups": groups, "num_channels": shape[0] if shape else module.num_channels}
         case nn.ChannelShuffle():
-            module.groups = module.groups if parts is None else parts
-        case _ if name == "Conv1D" and hasattr(module, "nx"):
-            vars(module).update(nx=shape[0], nf=shape[1])
+            return {"groups": module.groups if parts is None else parts}
+        case _ if type(module).__name__ == "Conv1D" and hasattr(module, "nx"):
+            return {"nx": shape[0], "nf": shape[1]}
         case _ if callable(get := getattr(module, "get_param", None)):  # peft's adapter on the matrices of experts
-            vars(module).update(num_experts=get().shape[0] if get().ndim == 3 else 1)
+            return {"num_experts": get().shape[0] if get().ndim == 3 else 1}
         case _ if isinstance(base := getattr(module, "base_layer", None), nn.Linear):
-            vars(module).update(out_features=base.weight.shape[0], in_features=base.weight.shape[1])
+            return {"out_features": base.weight.shape[0], "in_features": base.weight.shape[1]}
+    return {}
 
 
 def _weight_shape(module: nn.Module) -> tuple[int, ...]:
@@ -334,15 +336,15 @@ def _set_numbers(
     """Change the numbers of a module or a config whose names say which axis they count, in any of some modules."""
     for name, value in list(originals.items()):
         roles = _roles_of(name)
-        if not roles:
-            continue
         after: Any = value
-        if isinstance(value, int):
+        if type(value) in (list, tuple):
+            after = type(value)(_numbers(value, roles, counted, keep))
+        elif not roles:
+            continue
+        elif isinstance(value, int):
             after = _number(value, roles, counted, keep)
         elif isinstance(value, dict):
             after = {key: _number(each, roles, counted, keep) for key, each in value.items()}
-        elif type(value) in (list, tuple):
-            after = type(value)(_numbers(value, roles, counted, keep))
         if after != value:
             values[name] = after
 
@@ -368,12 +370,26 @@ def _playing(role: Role, counted: Counted) -> Iterable[Axis]:
     return axes - counted.get("head_dims", frozenset())
 
 
-def _numbers(values: Sequence[Any], roles: Sequence[Role], counted: Sequence[Counted], keep: Keep) -> list[Any]:
-    """The same for numbers that count the parts of an axis in their order, or one by one."""
+def _numbers(values: Sequence[Any], roles: Sequence[Role], counted: Sequence[Counted], keep: Keep) -> Sequence[Any]:
+    """The same for numbers that count the parts of an axis in their order, whatever their name, or one by one."""
     sums = {axis for each in counted for axis in each.get("sum", ()) if isinstance(axis, Sum)}
-    alike = [axis.terms for axis in sums if [term.size for term in axis.terms] == list(values)]
-    parts = {tuple(kept_size(term, keep) for term in terms) for terms in alike}
-    return list(parts.pop()) if len(parts) == 1 else [_number(value, roles, counted, keep) for value in values]
+    if len(values) < 2 or any(type(value) is not int for value in values):
+        sums = set()
+    found = {kept for axis in sums if (kept := _parts(axis, values, keep)) is not None}
+    return found.pop() if len(found) == 1 else [_number(value, roles, counted, keep) for value in values]
+
+
+def _parts(axis: Sum, sizes: Sequence[Any], keep: Keep) -> tuple[int, ...] | None:
+    """What is kept of parts of these sizes, of which an axis consists; None where they are no terms of it."""
+    terms, kept = list(axis.terms), []
+    for size in sizes:
+        part: list[Axis] = []
+        while terms and sum(term.size for term in part) < size:
+            part.append(terms.pop(0))
+        if not part or sum(term.size for term in part) != size:
+            return None
+        kept.append(sum(kept_size(term, keep) for term in part))
+    return None if terms else tuple(kept)
 
 
 def _set_config(

@@ -8,7 +8,9 @@
 4. The check can fail: zeros in place of the pruned units change the outputs of the original.
 
 Where a wrong slice could not be seen, since a parameter is constant (the zeros of a fresh adapter, the ones of a norm)
-or zero in its pruned part, the check runs on a probe of it with noise added, the same in both models.
+or zero in its pruned part, the check runs on a probe of it with noise added, the same in both models. So it does where
+another parameter is zero and hides what comes before it: a norm or a convolution at the end of a branch that begins as
+nothing.
 """
 
 from __future__ import annotations
@@ -166,8 +168,7 @@ def prepare_check(
         VerificationError: the masked original does not run, or masking changes nothing, so that the check could not
             fail.
     """
-    tensors = {name: program.tensor(name) for name in inference.parameter_dims}
-    if any(tensor.is_meta for tensor in tensors.values()):
+    if any(program.tensor(name).is_meta for name in inference.parameter_dims):
         return None
     masks = parameter_masks(inference, keep)
     zeroed = zeroing_masks(inference, masks)
@@ -175,11 +176,11 @@ def prepare_check(
     parts = Parts(progress, SHARES)
     for dtype in types_to_check(program):
         probes = {
-            name: _probe(_cast(tensors[name], dtype), masks[name], generator)
-            for name in Watched(list(masks), parts.part("tensors"))
+            name: _probe(_cast(program.tensor(name), dtype), masks.get(name, ()), generator)
+            for name in Watched([*masks, *zeros_beside(program, masks)], parts.part("tensors"))
         }
         masked = {
-            name: probe if _is_buffer(program, name) else zero_masked(probe, zeroed[name])
+            name: zero_masked(probe, zeroed[name]) if name in zeroed and not _is_buffer(program, name) else probe
             for name, probe in probes.items()
         }
         try:
@@ -201,7 +202,7 @@ def prepare_check(
                 "with zeros in place of the pruned units the model does not run as it was captured, since they change "
                 f"the way that it takes ({first_line(error)}); trace a part of it that takes one way"
             ) from error
-        sliced = {name: slice_tensor(probe, masks[name]) for name, probe in probes.items()}
+        sliced = {name: slice_tensor(probe, masks.get(name, ())) for name, probe in probes.items()}
         counted = cut_statistics(program, inference, keep) if statistics == "kept" else {}
         if counted:
             # no module takes its statistics over kept units only: a graph does, and stands for both forms
@@ -418,6 +419,18 @@ def _is_buffer(program: Program, name: str) -> bool:
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     wide = dtype not in (None, WIDENED) and tensor.is_floating_point()  # what is widened is so in each call
     return tensor.detach().to(dtype) if wide else tensor.detach()
+
+
+def zeros_beside(program: Program, masks: Mapping[str, DimMasks]) -> list[str]:
+    """The parameters of which nothing goes that are zero, and may hide what comes before them."""
+    found: list[str] = []
+    for name, info in program.table.items():
+        tensor = program.tensor(name)
+        if name not in masks and not info.is_buffer and tensor.is_floating_point() and tensor.numel() > 1:
+            first = tensor[(0,) * tensor.ndim]
+            if not first and not tensor.any():  # most are not read
+                found.append(name)
+    return found
 
 
 def _probe(tensor: Tensor, masks: DimMasks, generator: torch.Generator) -> Tensor:

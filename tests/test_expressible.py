@@ -48,7 +48,7 @@ def test_layers_that_can_all_be_cut_take_one_run_for_some_of_one_width(monkeypat
     found = module_cuts(traced, traced.groups.prunable)
     assert found.counts == {group.family: tuple(range(group.units - 1, 0, -1)) for group in traced.groups.prunable}
     assert len(found.counts) == len(WIDTHS)
-    assert len(seen) <= 2  # with nothing cut, and with everything
+    assert len(seen) <= 3  # with nothing cut, and with everything in loud and in quiet numbers
 
 
 def test_a_layer_that_cannot_be_cut_is_found_by_halving(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_a_layer_that_cannot_be_cut_is_found_by_halving(monkeypatch: pytest.Monk
     seen = runs(monkeypatch)
     whole = {group.family for group in traced.groups.prunable} - set(module_cuts(traced, traced.groups.prunable).counts)
     assert whole == {group.family for group in traced.groups.prunable if group.units == 12}
-    assert len(seen) <= 12
+    assert len(seen) <= 13
 
 
 def test_no_number_stands_for_all_that_divides_better_than_others() -> None:
@@ -86,3 +86,30 @@ def test_one_position_stands_for_no_others() -> None:
     found = module_cuts(traced, traced.groups.prunable).counts
     left = [group.members[0].parameter for group in traced.groups.prunable if group.family not in found]
     assert left == ["up.weight"]
+
+
+def test_attention_that_random_numbers_decide_is_seen_to_divide_by_its_size() -> None:
+    """Without norms values grow from layer to layer, and attention to one position does not tell by what it divides."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.value = nn.Linear(16, 8), nn.Linear(16, 8), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            attended = nn.functional.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x))
+            return x + attended
+
+    class Block(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + super().forward(x)  # type: ignore[no-any-return]
+
+    def block(width: int) -> Block:
+        return Block(nn.Linear(16, width), nn.GELU(), nn.Linear(width, 16))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(*map(block, range(17, 41)), Attention(), block(16), nn.Linear(16, 3))
+    traced = gp.trace(model, torch.randn(2, 6, 16))
+    found = module_cuts(traced, traced.groups.prunable).counts
+    left = [group.members[0].parameter for group in traced.groups.prunable if group.family not in found]
+    assert left == ["24.query.weight"]

@@ -25,6 +25,10 @@ def halved(module: nn.Module, *inputs: torch.Tensor, **named: torch.Tensor) -> A
     return gp.rewrite(traced, random_plan(traced, half=True, slots=False)).module
 
 
+class OwnConv(nn.Conv2d):
+    """A convolution of another library."""
+
+
 class NormOfHeads(nn.LayerNorm):
     """Over the dims of each of four heads, with weights of their own."""
 
@@ -66,6 +70,11 @@ LAYERS = [
         IMAGES,
         {"1": {"groups": 1}, "2": {"groups": 1}},
     ),
+    (  # as many channels stay as there are groups
+        nn.Sequential(OwnConv(3, 8, 1), nn.GroupNorm(4, 8), nn.ReLU(), nn.Conv2d(8, 2, 1)),
+        IMAGES,
+        {"0": {"out_channels": 4}, "1": {"num_groups": 2, "num_channels": 4}},
+    ),
     (
         nn.Sequential(nn.Linear(3, 32), nn.Unflatten(1, (8, 2, 2)), nn.Conv2d(8, 2, 1)),
         VECTORS,
@@ -101,6 +110,7 @@ LAYERS = [
         "transposed",
         "both",
         "shuffled",
+        "groups of another library",
         "unflattened",
         "einops",
         "norm of heads",
@@ -160,6 +170,28 @@ def test_sizes_of_the_parts_of_an_axis_are_in_their_order() -> None:
     assert module.splits != [6, 4, 4]
     assert sum(module.splits) == module.up.out_features
     assert module.sizes["heads"] == len(module.table)
+
+
+def test_a_part_that_consists_of_other_parts_whatever_its_name() -> None:
+    """A gate as wide as two parts together, of which one goes another way (MambaOut)."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.where = (12, 8, 4)
+            self.up, self.inner, self.down = nn.Linear(3, 24), nn.Linear(4, 4), nn.Linear(12, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gate, straight, bent = self.up(x).split(self.where, -1)
+            return self.down(gate.relu() * torch.cat([straight, self.inner(bent).tanh()], -1))  # type: ignore[no-any-return]
+
+    traced = gp.trace(Gated(), VECTORS)
+    compact = gp.rewrite(traced, gp.select(traced, gp.score(traced, "random"), ratio=0.5, of="prunable"))
+    module: Any = compact.module
+    assert compact.module_error is None
+    assert sum(module.where) == module.up.out_features < 24
+    assert module.where[0] == module.down.in_features
+    assert module.where[2] == module.inner.in_features
 
 
 def test_two_that_are_unpacked_are_no_heads() -> None:

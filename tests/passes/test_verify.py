@@ -289,6 +289,29 @@ def test_a_fresh_adapter_is_checked_all_the_same(monkeypatch: pytest.MonkeyPatch
         rewritten(traced)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_branch_that_begins_as_nothing_is_checked_all_the_same(in_place: bool) -> None:
+    """The zero scale of the norm at its end would hide what is cut: the check runs on noise."""
+
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down, self.norm = nn.Linear(3, 8), nn.Linear(8, 3), nn.LayerNorm(3)
+            nn.init.zeros_(self.norm.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.norm(self.down(self.up(x).relu()))  # type: ignore[no-any-return]
+
+    model = Branch()
+    traced = gp.trace(model, torch.randn(4, 3))
+    compact = gp.rewrite(traced, random_plan(traced, half=True), in_place=in_place)
+    assert compact.report is not None
+    assert compact.report.effect > 1e-3
+    module = model if in_place else compact.module
+    assert module.get_parameter("up.weight").shape == (4, 3)
+    assert not any(module.get_parameter(f"norm.{name}").any() for name in ("weight", "bias"))
+
+
 def test_a_model_that_draws_numbers_is_refused() -> None:
     traced = gp.trace(Two(lambda a, b: a + torch.rand_like(b)), torch.ones(4, 3))
     with pytest.raises(VerificationError, match=r"the captured graph differs from the module itself .* at each call"):
