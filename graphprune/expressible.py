@@ -160,6 +160,10 @@ class Offer:
         coprime = [number for number in several if math.gcd(number, units) == 1]
         return sorted(coprime or several, key=lambda number: abs(2 * number - units))
 
+    def halfway(self) -> int:
+        """The number next to half of what there is: of four, three are cut in equal parts as four are."""
+        return min(self.numbers, key=lambda number: (abs(2 * number - self.groups[0].units), number))
+
 
 def _agreeing(
     offers: Sequence[Offer], agrees: CutCheck, holds: CutCheck
@@ -167,7 +171,7 @@ def _agreeing(
     """The numbers that the module form can express, by family, and the groups of the families with none.
 
     Those of an offer are all right, or the multiples of ``STEP``: the kernels of experts want rows that are aligned.
-    All that agree by themselves are checked once more together, by ``holds``.
+    All that agree by themselves are checked once more together, by ``holds`` and at half.
     """
     aligned = [Offer(offer.groups, tuple(number for number in offer.numbers if number % STEP == 0)) for offer in offers]
     counts: dict[str, tuple[int, ...]] = {}
@@ -176,7 +180,7 @@ def _agreeing(
         passed = [offer for offer, each in zip(left, _passing(left, agrees), strict=True) if each]
         counts |= {
             passed[index].family: passed[index].numbers
-            for index in _good_ones(dict(enumerate(offer.telling()[0] for offer in passed)), passed, holds)
+            for index in _good_ones(dict(enumerate(offer.halfway() for offer in passed)), passed, holds)
         }
     return counts, [offer.groups for offer in offers if offer.family not in counts]
 

@@ -17,6 +17,7 @@ import torch._functorch.config
 import torch.fx.experimental._config
 from torch import nn
 from torch._subclasses import FakeTensorMode, fake_utils, meta_utils
+from torch.utils._pytree import tree_leaves
 
 
 @contextlib.contextmanager
@@ -38,10 +39,22 @@ def values_followed() -> Iterator[None]:
         except RuntimeError:  # of what torch can't compare it says nothing better
             return fake, False
 
+    def unbound(x: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
+        """torch's own splits into pieces of one position each, and finds no such number among the sizes."""
+        return tuple(x.select(dim, at) for at in range(int(x.shape[dim])))
+
+    def made_of(data: Any, **options: Any) -> torch.Tensor:
+        """A tensor of numbers and tensors of one number: torch reads the memory of these, of which here is none."""
+        if not any(isinstance(each, torch.Tensor) for each in tree_leaves(data)):
+            return made(data, **options)
+        if isinstance(data, torch.Tensor):
+            return data.detach().clone().to(**options)
+        return torch.stack([made_of(each) for each in data]).to(**options)
+
     def value_hashed(size: torch.SymInt) -> int:
         return hash(int(size))
 
-    infer = FakeTensorMode._maybe_infer_fake
+    infer, made = FakeTensorMode._maybe_infer_fake, torch.tensor
     with (
         torch._functorch.config.patch(
             fake_tensor_propagate_real_tensors=True, generate_fake_kernels_from_real_mismatches=True
@@ -54,8 +67,10 @@ def values_followed() -> Iterator[None]:
         mock.patch.object(fake_utils, "_check_fake_real_tensors", unchecked),
         mock.patch.object(FakeTensorMode, "_maybe_infer_fake", inferred),
         mock.patch.object(torch.SymInt, "__hash__", value_hashed),
+        mock.patch.object(torch, "tensor", made_of),
         mock.patch.dict(torch._decomp.decomposition_table),
     ):
         # torch takes the number that this gives for a tensor; without it the number is read as elsewhere
         torch._decomp.decomposition_table.pop(torch.ops.aten.item.default, None)
+        torch._decomp.decomposition_table[torch.ops.aten.unbind.int] = unbound
         yield

@@ -82,7 +82,15 @@ def _functional(operator: Any) -> Any:
         return None
     if torch.Tag.inplace_view in operator.tags or writes[0].name != "self":
         return None
-    return getattr(getattr(torch.ops.aten, name[:-1], None), overload or "default", None)
+    packet = getattr(torch.ops.aten, name[:-1], None)
+    named = [overload or "default", *(packet.overloads() if packet is not None else ())]
+    made = (getattr(packet, each, None) for each in named)  # pow_.Scalar has another than pow.Scalar
+    return next((each for each in made if each is not None and _takes(each) == _takes(operator)), None)
+
+
+def _takes(operator: Any) -> list[tuple[str, str]]:
+    """The arguments of an operator, with their types."""
+    return [(each.name, str(each.type)) for each in operator._schema.arguments]
 
 
 def _gives_its_own(node: fx.Node) -> bool:

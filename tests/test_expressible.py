@@ -113,3 +113,21 @@ def test_attention_that_random_numbers_decide_is_seen_to_divide_by_its_size() ->
     found = module_cuts(traced, traced.groups.prunable).counts
     left = [group.members[0].parameter for group in traced.groups.prunable if group.family not in found]
     assert left == ["24.query.weight"]
+
+
+def test_parts_that_are_cut_equally_are_not_told_by_one_position() -> None:
+    """Of four and three `chunk` makes four and three again, and of four and two three and three."""
+
+    class Latent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encode, self.decode = nn.Linear(5, 8), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mean, _ = self.encode(x).chunk(2, -1)
+            return self.decode(mean.tanh())  # type: ignore[no-any-return]
+
+    traced = gp.trace(Latent(), torch.randn(3, 5))
+    groups = traced.groups.prunable
+    assert len(groups) == 2
+    assert module_cuts(traced, groups).ties == (tuple(groups),)

@@ -202,7 +202,13 @@ def written(x: Tensor) -> Tensor:
     return y + 1 if first > 0 else y
 
 
-WAYS = [sign_of_rows, halve, chosen, positive, by_turns, looked_up, the_most, repeated, written]
+def numbered(x: Tensor) -> Tensor:
+    """A tensor of tensors, as the positions of images are made."""
+    sums = torch.tensor([row.sum() for row in x], dtype=x.dtype)
+    return x * sums[:, None] if sums.exp().sum() > 0 else x
+
+
+WAYS = [sign_of_rows, halve, chosen, positive, by_turns, looked_up, the_most, repeated, written, numbered]
 
 
 @pytest.mark.parametrize("function", WAYS)
@@ -213,6 +219,26 @@ def test_the_way_that_the_inputs_take(function: Callable[[Tensor], Tensor]) -> N
     assert traced.by_example
     assert [group.units for group in traced.groups.prunable] == [8]
     assert gp.prune(module, X, ratio=0.4, by_example=True).report is not None
+
+
+def test_a_recurrent_layer_after_a_size_that_depends_on_data() -> None:
+    """EnCodec pads by what tensors say, and an LSTM goes on from there."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("stride", torch.tensor(4))
+            self.up, self.lstm, self.down = nn.Conv1d(3, 8, 4, 4), nn.LSTM(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            missing = (torch.ceil(x.shape[-1] / self.stride) * self.stride).long() - x.shape[-1]
+            y = self.up(nn.functional.pad(x, (0, missing))).permute(2, 0, 1)  # type: ignore[arg-type]
+            return self.down(self.lstm(y)[0] + y)  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    compact = gp.prune(Padded().eval(), torch.randn(2, 3, 10), ratio=0.4, by_example=True)
+    assert compact.report is not None
+    assert compact.module_error is None
 
 
 def test_the_way_that_the_weights_take() -> None:
