@@ -311,10 +311,13 @@ def _runs(axis: Axis, kinds: Mapping[Atom, Kind]) -> Iterator[tuple[Role, Axis]]
 
 
 def _with_inner(runs: Iterable[tuple[Role, Axis]], ends: Collection[int]) -> Iterator[tuple[Role, Axis]]:
-    """The same runs, and once more those of channels that are not at an end of the model."""
+    """The same runs but for heads and the like at an end of the model, which are places of an image, and once more
+    those of channels that are at none."""
     for role, run in runs:
-        yield role, run
-        if role == "channels" and not any(atom.id in ends for atom in atoms(run)):
+        at_end = any(atom.id in ends for atom in atoms(run))
+        if role == "channels" or not at_end:
+            yield role, run
+        if role == "channels" and not at_end:
             yield "inner", run
 
 
