@@ -21,6 +21,10 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the processes that tests start
 
 
+def pytest_runtest_setup() -> None:
+    torch.manual_seed(0)  # what a test draws does not depend on those that ran before it
+
+
 @pytest.fixture(scope="session")
 def shared_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a tiny model, to be read only."""

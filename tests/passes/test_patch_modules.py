@@ -16,7 +16,8 @@ from tests.zoo.language import LANGUAGE
 from tests.zoo.study import half
 from tests.zoo.vision import VISION
 
-VECTORS, IMAGES = torch.randn(4, 3), torch.randn(2, 3, 8, 8)
+DRAWN = torch.Generator().manual_seed(0)
+VECTORS, IMAGES = torch.randn(4, 3, generator=DRAWN), torch.randn(2, 3, 8, 8, generator=DRAWN)
 
 
 def halved(module: nn.Module, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:

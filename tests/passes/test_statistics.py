@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import graphprune as gp
 from graphprune.errors import RewriteError, VerificationError
-from graphprune.passes.verify import check_module, prepare_check
+from graphprune.passes.verify import check_graph, check_module, prepare_check
 from graphprune.rules import statistics
 
 
@@ -144,14 +144,16 @@ def test_statistics_over_dims_that_each_head_has_of_its_own(model: nn.Module) ->
 def test_a_module_is_held_to_double_precision_where_statistics_are_cut() -> None:
     traced = gp.trace(Normalised(random_affine(nn.LayerNorm(12))).eval(), torch.randn(4, 5))
     plan = gp.select(traced, gp.score(traced), ratio=0.25, of="prunable", kinds=["statistics"])
-    compact = gp.rewrite(traced, plan).module
+    rewritten = gp.rewrite(traced, plan)
+    compact = rewritten.module
     check = prepare_check(traced.program, traced.inference, plan.keep(traced))
     assert check is not None
     assert check.statistics
-    assert check_module(check, compact) < 1e-12
+    graph_error = check_graph(check, rewritten.graph)
+    assert check_module(check, compact, graph_error) < 1e-12
     compact.register_forward_hook(lambda module, args, output: output * (1 + 1e-5))
     with pytest.raises(VerificationError, match=r"^the module form differs from the masked model by 1\.0e-05$"):
-        check_module(check, compact)
+        check_module(check, compact, graph_error)
 
 
 def test_each_group_of_a_group_norm_keeps_as_many_channels() -> None:
