@@ -210,6 +210,28 @@ def test_the_graph_is_that_of_blocks_captured_singly(
     assert described(found)[1:] == described(expected)[1:]
 
 
+def test_modules_in_blocks_have_their_whole_paths_where_one_is_called_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    activation = nn.ReLU()
+
+    class Acting(Block):
+        def forward(self, x: Tensor, *_: Any) -> Any:
+            return activation(self.linear(x))
+
+    class Owning(Stack):
+        def __init__(self) -> None:
+            super().__init__(*(Acting(index, activation=activation) for index in range(4)))
+            for block in self.blocks:
+                block.activation = activation
+
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input)
+
+    inputs = {"input": X}
+    found, expected = capture.trace(Owning(), (), inputs), singly(Owning(), inputs, False, monkeypatch)
+    paths, whole = ([list(row[2])[-1][1][0] for row in described(each) if row[2]] for each in (found, expected))
+    assert paths[0::2] == whole[0::2] == [f"blocks.{index}.linear" for index in range(4)]
+
+
 @pytest.mark.parametrize(
     "module",
     [
