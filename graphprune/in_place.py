@@ -56,7 +56,6 @@ from .passes.verify import (
     rounding_of,
     run_graph,
     run_module,
-    zeros_beside,
 )
 from .plan import PruningPlan
 from .program import Inference, Program, fetch
@@ -217,7 +216,7 @@ def _shapes(program: Program, module: nn.Module) -> list[torch.Size]:
 
 @contextmanager
 def _probed(program: Program, masks: Mapping[str, DimMasks]) -> Iterator[None]:
-    """Within the context tensors that are constant, or zero where they are cut or beside it, have noise there.
+    """Within the context tensors that are constant, or zero where they are cut, have noise there.
 
     Afterwards constant ones have their value again, also where they were cut.
     """
@@ -229,8 +228,8 @@ def _probed(program: Program, masks: Mapping[str, DimMasks]) -> Iterator[None]:
     constant: dict[str, Tensor] = {}
     empty: list[str] = []
     try:
-        for name in [*masks, *zeros_beside(program, masks)]:
-            tensor, rows = program.tensor(name).detach(), masks.get(name, ())
+        for name, rows in masks.items():
+            tensor = program.tensor(name).detach()
             if not tensor.is_floating_point() or not tensor.numel():
                 continue
             first = tensor[(0,) * tensor.ndim].clone()

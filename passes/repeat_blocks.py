@@ -353,8 +353,7 @@ def put_back_repeats(captured: fx.GraphModule, repeats: Repeats) -> None:
         call: _region(nodes[at[entry] + 1 : at[exits[call]]], entry, exits[call]) for call, entry in entries.items()
     }
     for call, region in regions.items():
-        for node in region:
-            _name_from_the_top(node, repeats.calls[call])
+        _name_from_the_top(region, repeats.calls[call])
     for first, last in repeats.controls:
         move = _Move(captured, repeats.calls[first], repeats.calls[last], attributes)
         expected = _written(captured, regions[first], exits[first], move.attribute)
@@ -387,21 +386,22 @@ def _region(nodes: list[fx.Node], entry: fx.Node, leave: fx.Node) -> list[fx.Nod
     return nodes
 
 
-def _name_from_the_top(node: fx.Node, block: Block) -> None:
+def _name_from_the_top(region: list[fx.Node], block: Block) -> None:
     """Put the path of a block before those of the modules in it, where torch names these as the block does.
 
     It does so in a model that calls one module at several places, since a marked block calls its own forward.
     """
     within = {path for path, _ in block.module.named_modules(remove_duplicate=False)}
-    stack: dict[str, tuple[str, Any]] = {}
-    inside = False
-    for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items():
-        is_relative = inside and path in within and not path.startswith(f"{block.path}.")
-        whole = f"{block.path}.{path}" if is_relative else path
-        stack[key.partition("@")[0].replace(path, whole, 1) if is_relative else key] = (whole, kind)
-        inside = inside or path == block.path
-    if stack:
-        node.meta["nn_module_stack"] = stack
+    for node in region:
+        stack: dict[str, tuple[str, Any]] = {}
+        inside = False
+        for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items():
+            is_relative = inside and path in within and not path.startswith(f"{block.path}.")
+            whole = f"{block.path}.{path}" if is_relative else path
+            stack[key.partition("@")[0].replace(path, whole, 1) if is_relative else key] = (whole, kind)
+            inside = inside or path == block.path
+        if stack:
+            node.meta["nn_module_stack"] = stack
 
 
 def _written(
