@@ -126,10 +126,11 @@ def module_cuts(traced: TracedModel, groups: Sequence[PruningGroup]) -> Cuts:
     passed = _passing([Offer(members[:1], counts[members[0].family]) for members in several], agrees)
     ties = [tuple(members) for members, each in zip(several, passed, strict=True) if not each]
 
-    def passes(keep: Keep) -> bool:
+    def passes(families: Families) -> bool:
+        keep = _half_of_the_parts(families)
         return agrees(keep) and holds(keep)
 
-    for families in _together(left, lambda families: passes(_half_of_the_parts(families))):
+    for families in _together(left, passes):
         counts |= _shares(families)
         layers = list(zip(*families, strict=False))
         alone = _half_of_the_parts([[group] for group in layers[0]])
@@ -219,9 +220,8 @@ def _good_ones(numbers: Mapping[int, int], offers: Sequence[Offer], agrees: CutC
     """Those of some offers that pass a check, with the number of units of each: all at once, or by halves."""
     if not numbers:
         return
-    if agrees(
-        {atom: kept for at, number in numbers.items() for atom, kept in _first(offers[at].groups, number).items()}
-    ):
+    keep = {atom: kept for at, number in numbers.items() for atom, kept in _first(offers[at].groups, number).items()}
+    if agrees(keep):
         yield from numbers
     elif len(numbers) > 1:
         items = list(numbers.items())

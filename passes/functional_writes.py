@@ -76,16 +76,16 @@ def _replaced(node: fx.Node, position: dict[fx.Node, int]) -> bool:
 
 def _functional(operator: Any) -> Any:
     """The operator that does the same and gives a new value; None where there is none."""
-    name, _, overload = operator.name().removeprefix("aten::").partition(".")
+    name = operator.name().removeprefix("aten::").partition(".")[0]
     writes = [each for each in operator._schema.arguments if each.alias_info is not None and each.alias_info.is_write]
     if not operator.name().startswith("aten::") or not name.endswith("_") or len(writes) != 1:
         return None
     if torch.Tag.inplace_view in operator.tags or writes[0].name != "self":
         return None
     packet = getattr(torch.ops.aten, name[:-1], None)
-    named = [overload or "default", *(packet.overloads() if packet is not None else ())]
-    made = (getattr(packet, each, None) for each in named)  # pow_.Scalar has another than pow.Scalar
-    return next((each for each in made if each is not None and _takes(each) == _takes(operator)), None)
+    made = (getattr(packet, each) for each in packet.overloads()) if packet is not None else ()
+    # not by its name: that of pow_.Scalar is pow.Tensor_Scalar
+    return next((each for each in made if _takes(each) == _takes(operator)), None)
 
 
 def _takes(operator: Any) -> list[tuple[str, str]]:

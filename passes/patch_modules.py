@@ -375,14 +375,15 @@ def _playing(role: Role, counted: Counted) -> Iterable[Axis]:
 
 def _numbers(values: Sequence[Any], roles: Sequence[Role], counted: Sequence[Counted], keep: Keep) -> Sequence[Any]:
     """The same for numbers that count the parts of an axis in their order, whatever their name, or one by one."""
-    sums = {axis for each in counted for axis in each.get("sum", ()) if isinstance(axis, Sum)}
-    if len(values) < 2 or any(type(value) is not int for value in values):
-        sums = set()
-    found = {kept for axis in sums if (kept := _parts(axis, values, keep)) is not None}
-    return found.pop() if len(found) == 1 else [_number(value, roles, counted, keep) for value in values]
+    if len(values) > 1 and all(type(value) is int for value in values):
+        sums = {axis for each in counted for axis in each.get("sum", ()) if isinstance(axis, Sum)}
+        found = {kept for axis in sums if (kept := _parts(axis, values, keep)) is not None}
+        if len(found) == 1:
+            return found.pop()
+    return [_number(value, roles, counted, keep) for value in values]
 
 
-def _parts(axis: Sum, sizes: Sequence[Any], keep: Keep) -> tuple[int, ...] | None:
+def _parts(axis: Sum, sizes: Sequence[int], keep: Keep) -> tuple[int, ...] | None:
     """What is kept of parts of these sizes, of which an axis consists; None where they are no terms of it."""
     terms, kept = list(axis.terms), []
     for size in sizes:

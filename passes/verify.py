@@ -222,11 +222,10 @@ def prepare_check(
             masked,
             counted,
         )
-        if masks and not beside and not matters(check.effect, dtype):
-            beside = zeros_beside(program, masks)
-            if beside:  # they may hide it
-                ways.insert(0, (dtype, beside))
-                continue
+        hiding = [] if beside or not masks or matters(check.effect, dtype) else _zeros_beside(program, masks)
+        if hiding:
+            ways.insert(0, (dtype, hiding))
+            continue
         if masks:
             check_effect(check.effect, dtype)
         parts.end()
@@ -428,16 +427,14 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.detach().to(dtype) if wide else tensor.detach()
 
 
-def zeros_beside(program: Program, masks: Mapping[str, DimMasks]) -> list[str]:
+def _zeros_beside(program: Program, masks: Mapping[str, DimMasks]) -> list[str]:
     """The parameters of which nothing goes that are zero, and may hide what comes before them."""
-    found: list[str] = []
-    for name, info in program.table.items():
-        tensor = program.tensor(name)
-        if name not in masks and not info.is_buffer and tensor.is_floating_point() and tensor.numel() > 1:
-            first = tensor[(0,) * tensor.ndim]
-            if not first and not tensor.any():  # most are not read
-                found.append(name)
-    return found
+    kept = {
+        name: program.tensor(name) for name, info in program.table.items() if name not in masks and not info.is_buffer
+    }
+    return [
+        name for name, tensor in kept.items() if tensor.is_floating_point() and tensor.numel() > 1 and not tensor.any()
+    ]
 
 
 def _probe(tensor: Tensor, masks: DimMasks, generator: torch.Generator) -> Tensor:

@@ -235,7 +235,6 @@ def test_a_recurrent_layer_after_a_size_that_depends_on_data() -> None:
             y = self.up(nn.functional.pad(x, (0, missing))).permute(2, 0, 1)  # type: ignore[arg-type]
             return self.down(self.lstm(y)[0] + y)  # type: ignore[no-any-return]
 
-    torch.manual_seed(0)
     compact = gp.prune(Padded().eval(), torch.randn(2, 3, 10), ratio=0.4, by_example=True)
     assert compact.report is not None
     assert compact.module_error is None
