@@ -5,7 +5,6 @@ peft is imported only where a model has adapters, so that this costs nothing to 
 
 from __future__ import annotations
 
-import copy
 import inspect
 import sys
 from collections import defaultdict
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .axes import Atom, atoms
+from .copies import deep_copy
 from .errors import PlanError, RewriteError
 from .passes.slice_parameters import DimMasks, parameter_masks
 from .passes.trace import inference_mode_of
@@ -140,7 +140,7 @@ def merged_copy(module: nn.Module) -> nn.Module:
 
 def _deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
-        return copy.deepcopy(module, memo)
+        return deep_copy(module, memo)
     except Exception as error:
         raise RewriteError(
             f"{type(module).__name__} can't be copied, so its adapters can't be taken out ({error}): "

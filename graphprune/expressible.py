@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial, wraps
-from itertools import combinations, takewhile
+from itertools import chain, combinations, islice, takewhile
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -234,7 +234,8 @@ Families = Sequence[Sequence[PruningGroup]]
 
 
 def _together(left: Families, agrees: Callable[[Families], bool]) -> Iterator[Families]:
-    """Of families that can't be cut one by one, those that can be cut together: pairs, and what remains of a kind.
+    """Of families that can't be cut one by one, those that can be cut together: pairs, and what remains of a kind, but
+    for one that may be cut in no way.
 
     Neighbours in the model are tried first, and no more than ``MOST_TRIED`` pairs.
     """
@@ -247,8 +248,11 @@ def _together(left: Families, agrees: Callable[[Families], bool]) -> Iterator[Fa
             yield families
     for kind in dict.fromkeys(members[0].kind for members in left):
         rest = [members for index, members in enumerate(left) if index not in tied and members[0].kind == kind]
-        if len(rest) > 2 and _parts(rest) > 1 and agrees(rest):
-            yield rest
+        without_one = ([*rest[:at], *rest[at + 1 :]] for at in range(len(rest)))
+        for families in islice(chain([rest], without_one), 1 + MOST_TRIED):
+            if len(families) > 2 and _parts(families) > 1 and agrees(families):
+                yield families
+                break
 
 
 def _distance(a: Sequence[PruningGroup], b: Sequence[PruningGroup]) -> tuple[bool, int]:
@@ -354,6 +358,10 @@ def _random_tensors(traced: TracedModel, keep: Keep, gain: float, dtype: torch.d
     return tensors
 
 
+DENSE = 1 << 22
+"""Stacks of matrices of up to so many numbers are held in full."""
+
+
 def patterned(
     shape: Sequence[int],
     dtype: torch.dtype,
@@ -366,14 +374,16 @@ def patterned(
     What matrices make of values is ``gain`` times as large.
 
     Each anti-diagonal of a matrix is one number, and a stack of matrices holds the same one, moved on by some places:
-    grouped matmuls want matrices that are dense.
+    grouped matmuls want matrices that are dense. What is no larger than the weight of a convolution is dense as a
+    whole, since a module may view it in another shape.
     """
     *stack, rows, columns = (1, 1, *shape)[-max(2, len(shape)) :]
     strides = [*[STEP] * len(stack), columns, 1] if stack else [1, 1]
     needed = 1 + sum((size - 1) * stride for size, stride in zip((*stack, rows, columns), strides, strict=True))
     scale = gain / max(1, math.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 1.0
     line = torch.randn(max(1, needed), generator=generator).to(device, dtype) * scale
-    return line.as_strided(tuple(shape), strides[len(strides) - len(shape) :])
+    made = line.as_strided(tuple(shape), strides[len(strides) - len(shape) :])
+    return made.contiguous() if len(shape) > 2 and made.numel() <= DENSE else made
 
 
 @_once_per_model

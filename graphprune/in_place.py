@@ -34,6 +34,7 @@ from .errors import RewriteError, VerificationError
 from .masks import Keep
 from .origin import origin_of
 from .passes.patch_modules import Counted, counted_axes, patch_modules, set_sizes, without_values
+from .passes.random_draws import CutDraws, Made, cut_draws
 from .passes.recompute_shapes import recompute_shapes
 from .passes.slice_parameters import (
     DimMasks,
@@ -101,8 +102,9 @@ def rewrite_in_place(traced: TracedModel, plan: PruningPlan) -> CompactModel:
                 _cut(program, inside)
                 set_sizes(program.module, inference, counted, keep, dense)
                 clock.append(time.perf_counter())
-                module_error = _checked("module", reference, run_module(program, program.module, {}, None))
-                graph_error = _checked("graph", reference, run_graph(program, graph, {}, None))
+                draws = reference.draws
+                module_error = _checked("module", reference, run_module(program, program.module, {}, None, draws=draws))
+                graph_error = _checked("graph", reference, run_graph(program, graph, {}, None, draws=draws))
         clock.append(time.perf_counter())
         prepared, noted, cut, checked = (b - a for a, b in pairwise(clock))
         report = VerifyReport(
@@ -125,6 +127,7 @@ class Reference:
     graph: list[Tensor]
     tolerance: float
     effect: float
+    draws: CutDraws
 
 
 def _check_can_be_cut(program: Program, masks: Mapping[str, DimMasks]) -> None:
@@ -292,7 +295,8 @@ def _masked_outputs(
     for name, rows in zeroing_masks(inference, masks).items():
         if not program.table[name].is_buffer:
             zero_masked_(program.tensor(name).detach(), rows)
-    run = partial(run_graph, program, program.graph, {}, None, statistics=counted)
+    made: Made = []
+    run = partial(run_graph, program, program.graph, {}, None, statistics=counted, made=made)
     # no module takes its statistics over kept units only: a graph does, and stands for both forms
     module = run() if counted else run_module(program, program.module, {}, None)
     effect = difference(dense, module)
@@ -301,7 +305,7 @@ def _masked_outputs(
     dense.clear()  # logits are large, and are not held three times at once
     graph = module if counted else run()
     rounding = max(rounding_of(program.module), TOLERANCE if counted else 0.0)
-    return Reference(module, graph, allowed(rounding, effect), effect)
+    return Reference(module, graph, allowed(rounding, effect), effect, cut_draws(made, inference, keep))
 
 
 def _cut(program: Program, masks: Mapping[str, DimMasks]) -> None:

@@ -49,7 +49,8 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"\.numpy\(\) is not supported|Cannot access data pointer",
         "takes the values of a tensor out of torch (numpy, data_ptr)",
-        f"write it with operators of torch, or as an operator of your own with torch.library.custom_op, {PART}",
+        "write it with operators of torch, or as an operator of your own with torch.library.custom_op, "
+        f"{EXAMPLE}{PART}",
     ),
     (
         r"UnsupportedOperatorException|no fake impl",
@@ -59,15 +60,16 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"in output, which is not a known type",
         "returns an object whose tensors can't be found",
-        "return tensors in tuples, lists or dicts, or register its class with torch.export.register_dataclass",
+        "return tensors in tuples, lists or dicts, from a module around it if need be, or register its class, if it is "
+        "a dataclass, with torch.export.register_dataclass",
     ),
     (
-        r"fake tensor in the exported program constant's list.* attribute: (?:([\w.]+)\.)?lifted_tensor",
+        r"(?:fake tensor in the exported program constant's list.* attribute|values are written): (?:([\w.]+)\.)?\w+",
         "writes into the values of a weight (its .data) or of a tensor that is no buffer",
         f"compute with a copy that is changed, as F.linear(x, self.weight * self.mask), or change it before, {PART}",
     ),
     (
-        r"ScriptModule is not supported",
+        r"ScriptModule is not supported|ScriptMethod' object has no attribute",
         "is TorchScript, which has no Python code to follow",
         "trace the nn.Module that it was made from",
     ),

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import torch._decomp
 import torch._functorch.config
 import torch.fx.experimental._config
 from torch import nn
 from torch._subclasses import FakeTensorMode, fake_utils, meta_utils
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 @contextlib.contextmanager
@@ -51,10 +52,17 @@ def values_followed() -> Iterator[None]:
             return data.detach().clone().to(**options)
         return torch.stack([made_of(each) for each in data]).to(**options)
 
+    def in_numpy(tensor: torch.Tensor, **options: Any) -> Any:
+        """The values of the example, where torch has no memory to share."""
+        if type(tensor) in (torch.Tensor, nn.Parameter):
+            return numpy(tensor, **options)
+        kind = np.dtype(str(tensor.dtype).removeprefix("torch."))
+        return np.array(tree_map(kind.type, tensor.tolist()), kind)
+
     def value_hashed(size: torch.SymInt) -> int:
         return hash(int(size))
 
-    infer, made = FakeTensorMode._maybe_infer_fake, torch.tensor
+    infer, made, numpy = FakeTensorMode._maybe_infer_fake, torch.tensor, torch.Tensor.numpy
     with (
         torch._functorch.config.patch(
             fake_tensor_propagate_real_tensors=True, generate_fake_kernels_from_real_mismatches=True
@@ -68,6 +76,7 @@ def values_followed() -> Iterator[None]:
         mock.patch.object(FakeTensorMode, "_maybe_infer_fake", inferred),
         mock.patch.object(torch.SymInt, "__hash__", value_hashed),
         mock.patch.object(torch, "tensor", made_of),
+        mock.patch.object(torch.Tensor, "numpy", in_numpy),
         mock.patch.dict(torch._decomp.decomposition_table),
     ):
         # torch takes the number that this gives for a tensor; without it the number is read as elsewhere

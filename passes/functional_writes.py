@@ -65,7 +65,10 @@ def _replaced(node: fx.Node, position: dict[fx.Node, int]) -> bool:
     if not all(map(_gives_its_own, before)):
         return False
     with node.graph.inserting_before(node):
-        anew = node.graph.call_function(operator, node.args, node.kwargs)
+        # bernoulli_ has a default where bernoulli has none
+        left_out = [a.name for a in operator._schema.arguments[len(node.args) :] if not a.has_default_value()]
+        kwargs = {**{name: bound_arguments(node)[name] for name in left_out}, **node.kwargs}
+        anew = node.graph.call_function(operator, node.args, kwargs)
     anew.meta = dict(node.meta)
     position[anew] = position[node]
     node.replace_all_uses_with(anew)

@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..axes import Axis, Solver, atoms
+from ..axes import Atom, Axis, Solver, Sum, atoms
 from ..errors import CaptureError
 from ..program import Inference, ParameterInfo, Program, fetch
 from ..rules import Call, Dims, Result, axis_rules, control_rules
+from ..rules.pointwise import never_zero
 from ..rules.positions import computed_with, handed_on, takes_positions
 from ..rules.registry import DATA_SIZED, bound_arguments, operator_name, shape_of
 
@@ -61,6 +62,8 @@ def infer_axes(program: Program, unseen: Iterable[tuple[ParameterDim, ParameterD
         for dim, axis in enumerate(walk.parameter_dims[name].axes):
             if (name, dim) not in coupled:
                 walk.solver.freeze(axis, "nothing in the graph uses it")
+    for axis in _left_out(walk):
+        walk.solver.freeze(axis, "the example inputs do not come to these positions")
     for name, other in overlapping({name: program.tensor(name) for name in sorted(walk.used & walk.names.keys())}):
         for axis in (*walk.parameter_dims[name].axes, *walk.parameter_dims[other].axes):
             walk.solver.freeze(axis, f"{name} and {other} are views of the same memory, which the cut would part")
@@ -68,6 +71,24 @@ def infer_axes(program: Program, unseen: Iterable[tuple[ParameterDim, ParameterD
     return Inference(
         walk.solver, walk.known, walk.remembered, walk.parameter_dims, walk.canonical, walk.unmasked, least
     )
+
+
+def _left_out(walk: _Walk) -> list[Atom]:
+    """The parts of dims of parameters that are sliced off before anything is computed with them: positions of a table
+    that is longer than the example."""
+    own = {
+        atom
+        for name in walk.used & walk.parameter_dims.keys()
+        for axis in walk.parameter_dims[name].axes
+        if isinstance(resolved := walk.solver.resolve(axis), Sum)
+        for atom in atoms(resolved)
+    }
+    for node, result in walk.known.items() if own else ():
+        if node.op != "get_attr":
+            for dims in (result,) if isinstance(result, Dims) else result or ():
+                for axis in dims.axes if isinstance(dims, Dims) else ():
+                    own.difference_update(atoms(walk.solver.resolve(axis)))
+    return sorted(own, key=lambda atom: atom.id)
 
 
 ROUNDS = 3
@@ -251,6 +272,8 @@ class _Walk:
         for axis in computed_with(call, name) if pointing else ():
             call.freeze(axis, "the model computes with the numbers of its positions")
         rule = axis_rules.get(name)
+        if rule is None and _is_pointwise(node):
+            rule = never_zero
         if rule is None:
             if not call.tensors():
                 return call.fixed_outputs(f"there is no axis rule for {node.target}") if "val" in node.meta else None
@@ -265,6 +288,12 @@ class _Walk:
                 raise
             return call.opaque(DATA_SIZED)
         return result
+
+
+def _is_pointwise(node: fx.Node) -> bool:
+    """Whether an operator says of itself that each number of its one result comes of those at the same place."""
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.pointwise in tags and isinstance(node.meta.get("val"), Tensor)
 
 
 def _check_sizes(node: fx.Node, result: Result) -> None:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..axes import Atom, Axis, Product, Sum, atoms, factors_of, product
+from ..copies import deep_copy
 from ..errors import RewriteError
 from ..groups import Groups, Kind
 from ..masks import Keep, kept_size
@@ -51,9 +52,9 @@ dims of heads, whose number is more often a scale."""
 
 ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"(num_)?(key_value|kv|multi_query)_?(attention_)?(heads|group_num)", ("heads",)),
-    (r"n_?head_?kv|num_kv|n_groups", ("heads",)),
+    (r"n_?head_?kv|h_kv|num_kv|n_groups|n_query_groups", ("heads",)),
     # with one KV head for all, the query heads are what repeats it
-    (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)", ("repeats", "heads")),
+    (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)|repeats", ("repeats", "heads")),
     (
         r"(\w+_)?head_(dim|size)|d_kv|d_head|key_dim|key_value_proj_dim|dim_head|rotary_n?dims?",
         # of heads with a part that is rotated and one that is not: the sum of both, and the rotated part; and where
@@ -67,7 +68,7 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     ),
     (r"kv_dim", ("heads head_dims", "head_dims")),
     (r"axes_lengths", ("heads repeats", "heads", ANY)),
-    (r"(ssm_)?state_size", ("head_dims", "inner")),
+    (r"(ssm_)?state_size|d_state|dt_rank", ("head_dims", "inner")),
     (r"time_step_rank", ("inner",)),
     (r"conv_dim", ("sum",)),
     (r"(num_|n_|moe_num_)?((local|routed)_)?experts|n_group|num_expert_groups", ("experts experts", "experts")),
@@ -139,15 +140,15 @@ def set_sizes(
             setattr(child, name, value)
         if hasattr(child, "_axes_lengths"):  # a layer of einops, which looks there
             vars(child)["_axes_lengths"] = tuple(child.axes_lengths.items())
-    for config, paths in _configs(module).values():
-        _set_config(vars(config), _of_all(counted, paths), keep, vars(vars(originals[paths[0]])["config"]))
+    for config, name, paths in _configs(module).values():
+        _set_config(vars(config), _of_all(counted, paths), keep, vars(vars(originals[paths[0]])[name]))
 
 
 def patch_config(config: Any, module: nn.Module, counted: Mapping[str, Counted], keep: Keep) -> Any:
     """A copy of the config of a module, with the numbers that it has in the compact model, without making that."""
     copies: dict[int, Any] = {}
     patched = copy.deepcopy(config, copies)
-    for key, (_, paths) in _configs(module).items():
+    for key, (_, _, paths) in _configs(module).items():
         if key in copies:
             _set_config(vars(copies[key]), _of_all(counted, paths), keep, dict(vars(copies[key])))
     return patched
@@ -165,11 +166,8 @@ def copy_with(program: Program, tensors: Mapping[str, Tensor]) -> nn.Module:
             memo[id(original)] = nn.Parameter(tensor.detach(), requires_grad=original.requires_grad)
         else:
             memo[id(original)] = tensor.detach()
-    for child in program.module.modules():  # a weight that a hook computes anew at each call can't be copied
-        computed = [each for each in vars(child).values() if isinstance(each, Tensor) and each.grad_fn is not None]
-        memo |= {id(each): each.detach() for each in computed}
     try:
-        return copy.deepcopy(program.module, memo)
+        return deep_copy(program.module, memo)
     except Exception as error:
         name = type(program.module).__name__
         raise RewriteError(f"{name} can't be copied ({error}); use the graph form of the compact model") from error
@@ -339,17 +337,25 @@ def _set_numbers(
     """Change the numbers of a module or a config whose names say which axis they count, in any of some modules."""
     for name, value in list(originals.items()):
         roles = _roles_of(name)
-        after: Any = value
+        made: Any = value
         if type(value) in (list, tuple):
-            after = type(value)(_numbers(value, roles, counted, keep))
-        elif not roles:
-            continue
-        elif isinstance(value, int):
-            after = _number(value, roles, counted, keep)
-        elif isinstance(value, dict):
-            after = {key: _number(each, roles, counted, keep) for key, each in value.items()}
-        if after != value:
-            values[name] = after
+            made = type(value)(_numbers(value, roles, counted, keep))
+        elif roles and isinstance(value, dict):
+            made = {key: _number(each, roles, counted, keep) for key, each in value.items()}
+        elif roles:
+            made = _number(value, roles, counted, keep)
+        if _differ(value, made):
+            values[name] = made
+
+
+def _differ(before: Any, after: Any) -> bool:
+    """Whether a number, or one in a list or dict of them, is another; what else there is, arrays too, is as it was."""
+    if after is before:
+        return False
+    if isinstance(before, int):
+        return bool(before != after)
+    parts = [each.values() if isinstance(each, dict) else each for each in (before, after)]
+    return any(isinstance(a, int) and a != b for a, b in zip(*parts, strict=True))
 
 
 def _number(value: Any, roles: Sequence[Role], counted: Sequence[Counted], keep: Keep) -> Any:
@@ -419,13 +425,17 @@ def _roles_of(name: str) -> tuple[Role, ...]:
     return next((roles for pattern, roles in ROLES if re.fullmatch(pattern, name)), ())
 
 
-def _configs(module: nn.Module) -> dict[int, tuple[Any, list[str]]]:
-    """Every config object in a module, with the paths of the modules that hold it."""
-    found: dict[int, tuple[Any, list[str]]] = {}
+CONFIG_NAMES = ("config", "cfg", "args", "params", "hparams", "hps")
+
+
+def _configs(module: nn.Module) -> dict[int, tuple[Any, str, list[str]]]:
+    """Every config object in a module, with its name there and the paths of the modules that hold it."""
+    found: dict[int, tuple[Any, str, list[str]]] = {}
     for path, child in module.named_modules():
-        config = vars(child).get("config")
-        if config is not None and hasattr(config, "__dict__"):
-            found.setdefault(id(config), (config, []))[1].append(path)
+        for name in CONFIG_NAMES:
+            config = vars(child).get(name)
+            if config is not None and hasattr(config, "__dict__") and not isinstance(config, (type, nn.Module)):
+                found.setdefault(id(config), (config, name, []))[2].append(path)
     return found
 
 

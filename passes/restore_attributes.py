@@ -19,7 +19,11 @@ def assignments_watched(module: nn.Module) -> Iterator[list[str]]:
 
     torch.export forgets what was assigned.
     """
-    owners = [child for child in module.modules() if any(True for _ in child.buffers(recurse=False))]
+    owners = [
+        child
+        for child in module.modules()
+        if any(True for _ in child.buffers(recurse=False)) and not isinstance(child, torch.jit.ScriptModule)
+    ]
     assigned: list[str] = []
     before: dict[nn.Module, dict[str, torch.Tensor]] = {}
 
@@ -44,10 +48,11 @@ def assignments_watched(module: nn.Module) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def attributes_restored(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """After the context a module into which the capture put tensors without values is as it was before.
+    """After the context a module is as it was before, whatever its forward put into its attributes.
 
-    A forward that keeps what it computes in an attribute would find it there. In the list are the modules where it was
-    a buffer, which the graph takes for one that was there before.
+    A capture leaves tensors without values there, and a verification some in its own type; torch.export puts copies in
+    place of dicts and lists, in which hooks would no longer find what they wrote to. In the list are the modules where
+    a tensor without values was a buffer, which the graph takes for one that was there before.
     """
     made: list[nn.Module] = []
     held = [(each, dict(vars(each)), _containers(each), _without_values(each)) for each in _holders(module)]
@@ -55,24 +60,31 @@ def attributes_restored(module: nn.Module) -> Iterator[list[nn.Module]]:
         yield made
     finally:
         for each, attributes, containers, known in held:
-            if left := _without_values(each) - known:
-                if isinstance(each, nn.Module) and left & set(map(id, each._buffers.values())):
-                    made.append(each)
-                vars(each).clear()
-                vars(each).update(attributes)
-                for container, contents in containers:
-                    container.clear()
-                    container.update(contents) if isinstance(container, dict) else container.extend(contents)
+            if isinstance(each, nn.Module) and (_without_values(each) - known) & set(map(id, each._buffers.values())):
+                made.append(each)
+            vars(each).clear()
+            vars(each).update(attributes)
+            for container, contents in containers:
+                container.clear()
+                container.update(contents) if isinstance(container, dict) else container.extend(contents)
 
 
 def _holders(module: nn.Module) -> list[Any]:
-    """The modules in a module, and the objects that they hold: a table that is computed when it is first asked for."""
+    """The modules in a module, and the objects that they hold, and these in turn.
+
+    Such as a table that is computed when it is first asked for, or the distribution that a policy draws from.
+    """
     found: dict[int, Any] = {id(child): child for child in module.modules()}
-    for child in list(found.values()):
-        objects = [each for each in vars(child).values() if hasattr(each, "__dict__")]
-        found |= {id(each): each for each in objects if not isinstance(each, NO_HOLDERS)}
+    latest = list(found.values())
+    for _ in range(DEEP):
+        objects = [each for holder in latest for each in vars(holder).values() if hasattr(each, "__dict__")]
+        latest = [each for each in objects if not isinstance(each, NO_HOLDERS) and id(each) not in found]
+        found |= {id(each): each for each in latest}
     return list(found.values())
 
+
+DEEP = 3
+"""How deep objects are looked for in objects."""
 
 NO_HOLDERS = (torch.Tensor, dict, list, type, ModuleType, FunctionType, MethodType)
 """What has attributes and is not looked into: dicts and lists are what a holder holds, and a module has many."""

@@ -27,13 +27,17 @@ import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
+from torch.nn.modules import transformer
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from ..errors import CaptureError
+from ..program import fetch, has
 from ..progress import Parts, Progress, calls_counted
 from ..rules.registry import bound_arguments
 from .capture_errors import explain_capture
@@ -42,6 +46,7 @@ from .functional_writes import write_anew
 from .open_sizes import IntricateSizes, bounded_sizes
 from .repeat_blocks import find_repeats, put_back_repeats
 from .restore_attributes import assignments_watched, attributes_restored
+from .restore_caches import caches_restored
 
 MODE_WRAPPERS = {
     "wrap_with_set_grad_enabled": 1,
@@ -138,6 +143,11 @@ def trace(
             module(*args, **kwargs)
             with attributes_restored(module):
                 captured = _capture(module, args, kwargs, dynamic, by_example, running)
+    for node in captured.graph.nodes:
+        written = node.args[0].target if node.target is torch.ops.aten.copy_.default else ""
+        if has(captured, written) and isinstance(fetch(captured, written), nn.Parameter):
+            error = RuntimeError(f"values are written: {written}")
+            raise CaptureError(explain_capture(module, args, kwargs, error))
     tidy(captured)
     parts.end()
     return captured
@@ -187,6 +197,27 @@ def _trace_repeats(
 
 
 def _export(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool) -> ExportedProgram:
+    with caches_restored(), _DataDetached(), mock.patch.object(transformer, "_detect_is_causal_mask", _is_causal):
+        return _exported(module, args, kwargs, dynamic)
+
+
+class _DataDetached(TorchFunctionMode):
+    """Gives ``x.detach()`` for ``x.data``, which torch.export does not follow."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
+            raise RuntimeError("values are written: data")
+        if func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
+
+
+def _is_causal(mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+    """What ``nn.Transformer`` was told; it looks at the values of its mask otherwise, only to take a faster way."""
+    return is_causal is True
+
+
+def _exported(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool) -> ExportedProgram:
     if not dynamic:
         return torch.export.export(module, args, dict(kwargs), strict=False)
     with _named_forward(module, args, kwargs):
@@ -207,6 +238,9 @@ def functional_graph_of(program: ExportedProgram) -> fx.GraphModule:
 
 
 def _graph_of(program: ExportedProgram) -> fx.GraphModule:
+    for name, tensor in program.state_dict.items():
+        if isinstance(tensor, nn.Parameter) and tensor.grad_fn is not None:  # written into by what asks for gradients
+            program.state_dict[name] = nn.Parameter(tensor.detach(), requires_grad=False)
     captured = program.module(check_guards=False)
     if not isinstance(captured, fx.GraphModule):
         raise CaptureError(f"torch.export gave a {type(captured).__name__} and no graph")

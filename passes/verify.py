@@ -6,11 +6,13 @@
    would hide small mistakes and look like one. Halves that do not fit are widened to float32 call by call.
 3. Where a statistic is taken over an axis that is cut, it counts what is kept: the reference takes it so too.
 4. The check can fail: zeros in place of the pruned units change the outputs of the original.
+5. Random numbers that the model draws are the same in each run (:mod:`.random_draws`).
 
 Where a wrong slice could not be seen, since a parameter is constant (the zeros of a fresh adapter, the ones of a norm)
 or zero in its pruned part, the check runs on a probe of it with noise added, the same in both models. Where the pruned
 units change nothing, parameters that are zero beside them get noise too: a norm or a convolution at the end of a branch
-that begins as nothing hides what comes before it.
+that begins as nothing hides what comes before it. If that is not it, parameters get other signs, a few times: the ReLU
+at the end of a fresh model may be off for all inputs.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ from ..rules import Dims
 from ..rules.registry import bound_arguments
 from ..rules.statistics import Masks, reference_of
 from ..tables import facts_table, to_html
+from .random_draws import CutDraws, Made, SeededDraws, cut_draws, drawing
+from .restore_attributes import attributes_restored
+from .restore_caches import caches_restored
 from .slice_parameters import DimMasks, is_zero_where_masked, parameter_masks, slice_tensor, zero_masked, zeroing_masks
 from .trace import inference_mode_of
 
@@ -57,6 +62,9 @@ SAME = 1e-9
 """The same where two forms hold the same float64 tensors and should make the same calls."""
 
 NOISE = 0.05
+
+SIGNS_TRIED = 4
+"""So often the signs of parameters are drawn where the pruned units change nothing."""
 
 COMPARED = 1 << 16
 """So many numbers of two outputs are compared at a time: copies of all logits would take more than a layer does."""
@@ -119,6 +127,9 @@ class Check:
     statistics: Mapping[str, Masks]
     """For each call, by its name, that takes a statistic over an axis that is cut: the masks of its input's dims."""
 
+    draws: CutDraws
+    """The random numbers of which something goes."""
+
     @property
     def tolerance(self) -> float:
         return allowed(rounding_of(self.program.module, self.dtype), self.effect)
@@ -174,13 +185,16 @@ def prepare_check(
     zeroed = zeroing_masks(inference, masks)
     generator = torch.Generator().manual_seed(0)
     parts = Parts(progress, SHARES)
-    ways: list[tuple[torch.dtype | None, list[str]]] = [(dtype, []) for dtype in types_to_check(program)]
+    ways = [_Way(dtype) for dtype in types_to_check(program)]
     while ways:
-        dtype, beside = ways.pop(0)
+        way = ways.pop(0)
+        dtype = way.dtype
         probes = {
             name: _probe(_cast(program.tensor(name), dtype), masks.get(name, ()), generator)
-            for name in Watched([*masks, *beside], parts.part("tensors"))
+            for name in Watched([*masks, *way.beside], parts.part("tensors"))
         }
+        if way.signs:
+            probes |= _other_signs(program, dtype, probes, torch.Generator().manual_seed(way.signs))
         masked = {
             name: zero_masked(probe, zeroed[name]) if name in zeroed and not _is_buffer(program, name) else probe
             for name, probe in probes.items()
@@ -189,7 +203,8 @@ def prepare_check(
             dense_outputs = run_module(program, program.module, probes, dtype, parts.part("dense"))
             masked_outputs = run_module(program, program.module, masked, dtype, parts.part("masked"))
             values = _graph_values(program, inference, masked, dtype)
-            graph_outputs = run_graph(program, program.graph, values, dtype, progress=parts.part("graph"))
+            made: Made = []
+            graph_outputs = run_graph(program, program.graph, values, dtype, progress=parts.part("graph"), made=made)
             tolerance = TOLERANCE if dtype is not None else rounding_of(program.module)
             again = partial(run_module, program, program.module, masked, dtype)
             check_captured(masked_outputs, graph_outputs, tolerance, again)
@@ -197,9 +212,9 @@ def prepare_check(
             if dtype is not None:
                 continue  # the least number of its own type stands in the graph: check it in that
             raise
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:
             if dtype is not None:
-                continue  # the model mixes in types of its own: check it in its own types
+                continue  # the model mixes in types of its own, or insists on one: check it in its own types
             raise VerificationError(
                 "with zeros in place of the pruned units the model does not run as it was captured, since they change "
                 f"the way that it takes ({first_line(error)}); trace a part of it that takes one way"
@@ -221,16 +236,26 @@ def prepare_check(
             sliced,
             masked,
             counted,
+            cut_draws(made, inference, keep),
         )
-        hiding = [] if beside or not masks or matters(check.effect, dtype) else _zeros_beside(program, masks)
-        if hiding:
-            ways.insert(0, (dtype, hiding))
-            continue
-        if masks:
+        if masks and not matters(check.effect, dtype):
+            hiding = [] if way.beside or way.signs else _zeros_beside(program, masks)
+            if hiding or way.signs < SIGNS_TRIED:
+                ways.insert(0, _Way(dtype, hiding) if hiding else _Way(dtype, way.beside, way.signs + 1))
+                continue
             check_effect(check.effect, dtype)
         parts.end()
         return check
     raise AssertionError("unreachable: the last type is the model's own")
+
+
+@dataclass(frozen=True)
+class _Way:
+    """In which type a check is made, which zeros have noise, and from which seed signs are drawn, if from any."""
+
+    dtype: torch.dtype | None
+    beside: Sequence[str] = ()
+    signs: int = 0
 
 
 def check_captured(
@@ -291,8 +316,13 @@ def check_slices(program: Program, masks: Mapping[str, DimMasks], tensors: Mappi
                 raise VerificationError(
                     f"{name} has shape {list(tensor.shape)}, but its kept slice {list(expected.shape)}"
                 )
-        elif not torch.equal(expected, tensor.detach().to(expected.device)):
+        elif not _equal(expected, tensor.detach().to(expected.device)):
             raise VerificationError(f"{name} of the compact model is not the kept slice of the original")
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same, also sparse ones."""
+    return torch.equal(*(each if each.layout == torch.strided else each.to_dense() for each in (a, b)))
 
 
 def check_graph(check: Check, compact: fx.GraphModule, progress: Progress | None = None) -> float:
@@ -306,7 +336,7 @@ def check_graph(check: Check, compact: fx.GraphModule, progress: Progress | None
         for name in _attributes(compact)
     }
     try:
-        outputs = run_graph(check.program, compact, values, check.dtype, progress=progress)
+        outputs = run_graph(check.program, compact, values, check.dtype, progress=progress, draws=check.draws)
     except Exception as error:
         raise VerificationError(f"the graph form does not run: {first_line(error)}") from error
     worst = difference(check.masked_graph, outputs)
@@ -326,7 +356,7 @@ def check_module(check: Check, compact: nn.Module, graph_error: float, progress:
         VerificationError: it does not run, or differs by more than rounding.
     """
     try:
-        outputs = run_module(check.program, compact, check.sliced, check.dtype, progress)
+        outputs = run_module(check.program, compact, check.sliced, check.dtype, progress, check.draws)
     except Exception as error:
         raise VerificationError(f"the module form does not run: {first_line(error)}") from error
     worst = difference(check.masked, outputs)
@@ -437,6 +467,19 @@ def _zeros_beside(program: Program, masks: Mapping[str, DimMasks]) -> list[str]:
     ]
 
 
+def _other_signs(
+    program: Program, dtype: torch.dtype | None, probes: Mapping[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Every parameter, or the probe of it, with a sign that is drawn."""
+    return {
+        name: tensor if torch.rand((), generator=generator) < 0.5 else -tensor
+        for name, info in program.table.items()
+        if not info.is_buffer
+        for tensor in [probes[name] if name in probes else _cast(program.tensor(name), dtype)]
+        if tensor.is_floating_point()
+    }
+
+
 def _probe(tensor: Tensor, masks: DimMasks, generator: torch.Generator) -> Tensor:
     """The tensor itself, or one with noise where a wrong slice of it could not be seen."""
     if not tensor.is_floating_point():
@@ -476,26 +519,40 @@ def run_module(
     replaced: Mapping[str, Tensor],
     dtype: torch.dtype | None,
     progress: Progress | None = None,
+    draws: CutDraws | None = None,
 ) -> list[Tensor]:
-    """The outputs of a module, in eval mode, with some tensors replaced and all cast."""
+    """The outputs of a module, in eval mode, with some tensors replaced and all cast.
 
-    def value(name: str, tensor: Tensor) -> Tensor:
-        return replaced[name] if name in replaced else _cast(tensor, dtype)
+    ``draws`` are the random numbers of which something goes in this module.
+    """
 
-    values = {name: value(name, tensor) for name, tensor in module.named_buffers()}
-    for name, tensor in module.named_parameters():
-        # a parameter: in place of any other tensor a forward that parametrises it, as peft's does, leaves a buffer
-        values[name] = nn.Parameter(value(name, tensor), requires_grad=False)
+    firsts = {id(tensor): name for name, tensor in (*module.named_buffers(), *module.named_parameters())}
+    cast: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    # each place once, though a module may have several paths: torch would take what it put there for the original
+    for path, child in module.named_modules():
+        for own, tensor in (*child._buffers.items(), *child._parameters.items()):
+            if tensor is None:
+                continue
+            first = firsts[id(tensor)]
+            if first not in cast:
+                value = replaced[first] if first in replaced else _cast(tensor, dtype)
+                # no other tensor: in place of one a forward that parametrises it, as peft's does, leaves a buffer
+                cast[first] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
+            values[f"{path}.{own}" if path else own] = cast[first]
     args, kwargs = _inputs(program, dtype)
     promoting = nullcontext() if dtype is None else _Promoting(dtype)
     # torch.cond compiles itself, and what it compiles within a dispatch mode keeps it from being captured again
     with (
+        attributes_restored(module),
+        caches_restored(),
         inference_mode_of(module),
         torch.compiler.set_stance("force_eager"),
         promoting,
+        drawing(program, draws),
         calls_counted(module, progress),
     ):
-        return _tensors(torch.func.functional_call(module, values, args, kwargs))
+        return _tensors(torch.func.functional_call(module, values, args, kwargs, tie_weights=False))
 
 
 class _Promoting(TorchDispatchMode):
@@ -583,8 +640,10 @@ class _Substituted(fx.Interpreter):
         record: Record | None = None,
         statistics: Mapping[str, Masks] | None = None,
         progress: Progress | None = None,
+        draws: SeededDraws | None = None,
     ):
         super().__init__(graph)
+        self.draws = draws
         self.progress = progress
         self.done, self.total = 0, len(graph.graph.nodes)
         self.values = values
@@ -599,6 +658,8 @@ class _Substituted(fx.Interpreter):
         return self.run(*tree_leaves((args, dict(kwargs))), enable_io_processing=False)
 
     def run_node(self, n: fx.Node) -> Any:
+        if self.draws is not None:
+            self.draws.node = n
         value = self._counted(n) if n.name in self.statistics else super().run_node(n)
         if self.record is not None:
             self.record(n, value)
@@ -634,7 +695,7 @@ def _first_disagreement(check: Check, compact: fx.GraphModule, values: Mapping[s
     masked = _graph_values(program, inference, check.masked_tensors, check.dtype)
     keep_value: Record = lambda node, value: expected.__setitem__(node.name, value)  # noqa: E731
     run_graph(program, program.graph, masked, check.dtype, record=keep_value, statistics=check.statistics)
-    run_graph(program, compact, values, check.dtype, record=compare)
+    run_graph(program, compact, values, check.dtype, record=compare, draws=check.draws)
     return found[0] if found else "its outputs"
 
 
@@ -666,11 +727,14 @@ def run_graph(
     record: Record | None = None,
     statistics: Mapping[str, Masks] | None = None,
     progress: Progress | None = None,
+    draws: CutDraws | None = None,
+    made: Made | None = None,
 ) -> list[Tensor]:
     """The outputs of a graph, in a type, on the inputs that its module was traced with.
 
     ``values`` are in that type already, but for those that are widened call by call. The calls named in ``statistics``
-    count only the positions that the masks of their input's dims keep.
+    count only the positions that the masks of their input's dims keep. ``draws`` are the random numbers of which
+    something goes in this graph; those that were drawn are added to ``made``.
     """
     mode = nullcontext() if dtype is None else _Promoting(dtype)
     inputs = _inputs(program, dtype)
@@ -679,8 +743,11 @@ def run_graph(
         if dtype == WIDENED:
             values, inputs = tree_map(partial(widened, dtype=dtype), (dict(values), inputs))
     args, kwargs = inputs
-    with torch.no_grad(), mode:
-        return _tensors(_Substituted(graph, values, record, statistics or {}, progress).call(args, kwargs))
+    with torch.no_grad(), mode, drawing(program, draws) as drawn:
+        outputs = _tensors(_Substituted(graph, values, record, statistics or {}, progress, drawn).call(args, kwargs))
+    if made is not None and drawn is not None:
+        made += drawn.made
+    return outputs
 
 
 def cut_statistics(program: Program, inference: Inference, keep: Keep) -> dict[str, Masks]:

@@ -131,3 +131,44 @@ def test_parts_that_are_cut_equally_are_not_told_by_one_position() -> None:
     groups = traced.groups.prunable
     assert len(groups) == 2
     assert module_cuts(traced, groups).ties == (tuple(groups),)
+
+
+def test_one_that_cannot_be_cut_does_not_spoil_the_tie_of_the_others() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.channels, self.up, self.out = 16, nn.Linear(16, 32), nn.Linear(16, 32)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            gate, value = self.up(x).split([self.channels] * 2, -1)
+            rest, skipped = self.out(gate.sigmoid() * value.tanh()).split([self.channels] * 2, -1)
+            return x + rest, skipped
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Block() for _ in range(2))
+            self.into, self.out = nn.Linear(4, 16), nn.Linear(16, 3)
+            self.odd, self.odder = nn.Linear(4, 16), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.into(x) + self.odder(self.odd(x).view(-1, 4, 4).flatten(1).relu())
+            total = torch.zeros_like(h)
+            for block in self.blocks:
+                h, skipped = block(h)
+                total = total + skipped
+            return self.out(total.relu())  # type: ignore[no-any-return]
+
+    assert left_whole(Gated(), torch.randn(3, 4)) == ["odd.weight"] * 2
+
+
+def test_a_parameter_that_is_viewed_in_another_shape() -> None:
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.up, self.down = nn.Parameter(torch.randn(2, 3, 4)), nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(self.up(x + self.table.view(6, 4)).relu())  # type: ignore[no-any-return]
+
+    assert left_whole(Viewed(), torch.randn(3, 6, 4)) == []

@@ -78,6 +78,37 @@ def resize_convolution(resize: Resize) -> Mapping[str, Any]:
     return {"groups": resize.size(groups)}
 
 
+@axis_rule("torchvision::deform_conv2d")
+def deformed(call: Call) -> Result:
+    """``n (g i) h w, (g o) i ..., n p h w, n p h w, (g o) -> n (g o) h w``: p numbers at each position name places."""
+    x, weight, bias = call.tensor("input"), call.tensor("weight"), call.tensor("bias")
+    groups, sampled_alike = call.fresh(call["groups"]), call.fresh(call["offset_groups"])
+    inner, outer = (call.fresh(size // groups.size) for size in (x.axes[1].size, call.shape[1]))
+    call.unify(weight.axes[0], product(groups, outer))
+    call.unify(weight.axes[1], inner)
+    call.unify(bias.axes[0], product(groups, outer))
+    call.unify(x.axes[1], product(groups, inner))
+    call.unify(x.axes[1], product(sampled_alike, call.fresh(x.axes[1].size // sampled_alike.size)))
+    call.freeze(sampled_alike, "its parts are sampled at places of their own")
+    call.summed(inner, x.zero[1] or weight.zero[1], "a convolution")
+    for axis in (*weight.axes[2:], *x.axes[2:]):
+        call.freeze(axis, SPATIAL)
+    for named in (call.tensor("offset"), call.tensor("mask")):
+        call.unify(named.axes[0], x.axes[0])
+        for axis in named.axes[1:]:
+            call.freeze(axis, "it says where an image is sampled")
+    call.remember(groups)
+    positions = (call.fixed(size, SPATIAL) for size in call.shape[2:])
+    axes = (x.axes[0], product(groups, outer), *positions)
+    return Dims(tuple(map(call.resolve, axes)), (False, weight.zero[0] and bias.zero[0], False, False))
+
+
+@resize_rule("torchvision::deform_conv2d")
+def resize_deformed(resize: Resize) -> Mapping[str, Any]:
+    (groups,) = resize.remembered
+    return {"groups": resize.size(groups)}
+
+
 @axis_rule(
     "max_pool1d",
     "max_pool2d",

@@ -22,11 +22,27 @@ def resize_filled(resize: Resize) -> Mapping[str, Any]:
     return {"size": resized_shape(resize, resize["size"])}
 
 
-@axis_rule("full_like", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like")
+@axis_rule(
+    "full_like",
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "zero",
+    "rand_like",
+    "randn_like",
+    "randint_like",
+    "cauchy",
+    "exponential",
+    "geometric",
+    "log_normal",
+    "normal_functional",
+    "random",
+    "uniform",
+)
 def filled_like(call: Call) -> Result:
     """``a b -> a b``"""
     x = call.tensor("self")
-    return Dims(x.axes, (call.node.target.__name__.startswith("zeros"),) * len(x))  # type: ignore[union-attr]
+    return Dims(x.axes, (call.node.target.__name__.startswith("zero"),) * len(x))  # type: ignore[union-attr]
 
 
 @axis_rule("fill")

@@ -81,6 +81,7 @@ def over_positions(call: Call, x: Dims) -> None:
     "batch_norm",
     "_native_batch_norm_legit_no_training",
     "_native_batch_norm_legit",
+    "_native_batch_norm_legit_functional",
     "cudnn_batch_norm",
     "instance_norm",
 )

@@ -98,10 +98,22 @@ def singular(call: Call, name: str) -> None:
     "__and__",
     "real",
     "imag",
+    "complex",
     "conj",
     "conj_physical",
     "rrelu",
     "positive",
+    "isnan",
+    "isinf",
+    "isposinf",
+    "isneginf",
+    "negative",
+    "absolute",
+    "arcsin",
+    "arcsinh",
+    "arctan",
+    "arctanh",
+    "fix",
     "special_erf",
     "special_expm1",
     "special_log1p",
@@ -122,8 +134,6 @@ def zero_preserving(call: Call) -> Result:
     "log_sigmoid",
     "softplus",
     "erfc",
-    "isnan",
-    "isinf",
     "isfinite",
     "eq",
     "ne",
@@ -144,12 +154,12 @@ def zero_preserving(call: Call) -> Result:
     "bitwise_left_shift",
     "bitwise_right_shift",
     "atan2",
+    "arctan2",
+    "arccos",
     "isclose",
     "rsub",
     "logaddexp",
     "logaddexp2",
-    "polar",
-    "complex",
     "i0",
     "sinc",
     "bernoulli",
@@ -165,7 +175,7 @@ def never_zero(call: Call) -> Result:
     return pointwise(call, call.tensors(), lambda flags: False)
 
 
-@axis_rule("log", "log2", "log10", "logit", "rsqrt", "reciprocal", "acosh", "digamma", "lgamma")
+@axis_rule("log", "log2", "log10", "logit", "rsqrt", "reciprocal", "acosh", "arccosh", "digamma", "lgamma")
 def singular_at_zero(call: Call) -> Result:
     """``f(x)`` with no finite ``f(0)``."""
     singular(call, "self")
@@ -201,7 +211,7 @@ def quotient(call: Call) -> Result:
     return pointwise(call, call.tensors(), lambda flags: flags[0])
 
 
-@axis_rule("copysign")
+@axis_rule("copysign", "polar")
 def copysign(call: Call) -> Result:
     """``|x| * sign(y)``: zero where x is."""
     return pointwise(call, call.tensors(), lambda flags: flags[0])

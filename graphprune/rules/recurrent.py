@@ -34,6 +34,8 @@ def recurrent(call: Call) -> Result:
         call.freeze(cell, "torch sees a projection where a cell is larger than the output, so it must stay larger")
     for dims in states:
         call.freeze(dims.axes[0], "it counts layers and directions")
+        for each in dims.axes[1:-1]:  # none where there is no batch
+            call.unify(each, x.axes[0 if call["batch_first"] else 1])
     if kind == "lstm" and not projected:
         call.unify(hidden, states[1].axes[-1])
     zero = all(dims.zero[-1] for dims in states) and all(dims.zero[0] for dims in parameters)
@@ -67,7 +69,9 @@ def cell(call: Call) -> Result:
     states = [dims for dims in map(call.dims_of, listed(call["hx"])) if dims is not None]
     biases = [dims for dims in (call.dims("b_ih"), call.dims("b_hh")) if dims is not None]
     hidden = states[0].axes[-1]
-    for state in states[1:]:
+    for state in states:
+        for axis, batch in zip(state.axes[:-1], x.axes[:-1], strict=True):
+            call.unify(axis, batch)
         call.unify(hidden, state.axes[-1])
     rows: Axis = concat(*[hidden] * GATES[kind])
     for dims in (into, recur, *biases):

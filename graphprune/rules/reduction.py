@@ -40,7 +40,7 @@ def reduce(call: Call, visit: Visit) -> Result:
     return (kept,) * len(value) if isinstance(value, (tuple, list)) else kept
 
 
-@axis_rule("sum", "nansum", "count_nonzero", "norm", "linalg_vector_norm", "linalg_norm", "frobenius_norm")
+@axis_rule("sum", "nansum", "any", "count_nonzero", "norm", "linalg_vector_norm", "linalg_norm", "frobenius_norm")
 def add_up(call: Call) -> Result:
     """Reductions to which zeros add nothing."""
     what = call.node.target.__name__.split(".")[0] if not isinstance(call.node.target, str) else call.node.target
@@ -88,7 +88,6 @@ def best_position(call: Call) -> Result:
 
 @axis_rule(
     "prod",
-    "any",
     "all",
     "logsumexp",
     "median",

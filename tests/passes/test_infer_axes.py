@@ -24,14 +24,28 @@ class Op(nn.Module):
         return self.down(self.f(self.up(x)))
 
 
-def reason(traced: gp.TracedModel) -> str:
-    """Why what is between the two layers is frozen."""
-    return traced.groups["up.weight:channels.1"].reason
-
-
 def test_no_rule_freezes_and_says_so() -> None:
-    traced = gp.trace(Op(torch.special.bessel_j0), X)
-    assert reason(traced).startswith("there is no axis rule for aten.special_bessel_j0.default; add one with @")
+    traced = gp.trace(Op(lambda x: x + torch.trapz(x)[:, None]), X)
+    reason = traced.groups["model:channels"].reason
+    assert reason.startswith("there is no axis rule for aten.trapz.dx; add one with @")
+
+
+def test_an_operator_that_says_that_it_is_pointwise_needs_no_rule() -> None:
+    assert gp.trace(Op(lambda x: torch.special.bessel_j0(x) + torch.heaviside(x, x[:, :1])), X).groups.prunable
+
+
+def test_positions_that_the_example_does_not_come_to() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.up, self.down = nn.Parameter(torch.randn(64, 3)), nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(self.up(x + self.table[: len(x)]).relu())  # type: ignore[no-any-return]
+
+    groups = gp.trace(Positions(), X).groups
+    assert [group.units for group in groups.prunable] == [8]
+    assert [g.units for g in groups if g.reason == "the example inputs do not come to these positions"] == [62]
 
 
 def test_inputs_and_outputs_are_frozen() -> None:
@@ -52,8 +66,8 @@ def test_a_rule_with_wrong_sizes_is_a_defect(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_rule_of_one_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(axis_rules, "aten::special_bessel_j0", axis_rules["aten::exp"])
-    assert gp.trace(Op(torch.special.bessel_j0), X).groups.prunable
+    monkeypatch.setitem(axis_rules, "aten::trapz", axis_rules["aten::sum"])
+    assert gp.trace(Op(lambda x: torch.trapz(x.relu(), dim=0)), X).groups.prunable
 
 
 def test_tied_weights_share_their_axes() -> None:

@@ -349,3 +349,24 @@ def test_the_original_keeps_its_numbers() -> None:
     halved(model, input_ids=tokens())
     assert model.config.intermediate_size == 80
     assert model.model.layers[0].mlp.gate_proj.out_features == 80
+
+
+def test_a_config_of_another_name() -> None:
+    class Args:
+        d_inner = 0
+
+    class Mixer(nn.Module):
+        def __init__(self, args: Args) -> None:
+            super().__init__()
+            self.args = args
+            self.up, self.down = nn.Linear(3, 2 * args.d_inner), nn.Linear(args.d_inner, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            a, b = self.up(x).split([self.args.d_inner] * 2, -1)
+            return self.down(a * b.sigmoid())  # type: ignore[no-any-return]
+
+    args = Args()
+    args.d_inner = 8
+    compact = halved(Mixer(args), VECTORS)
+    assert compact.args.d_inner == 4
+    assert args.d_inner == 8

@@ -81,8 +81,9 @@ ZERO = (
     "erfinv relu relu6 gelu silu mish hardswish elu celu selu leaky_relu softshrink hardshrink nan_to_num deg2rad "
     "rad2deg conj_physical rrelu positive"
 )
-NEVER = "exp exp2 cos cosh acos sigmoid hardsigmoid log_sigmoid softplus erfc isnan isinf isfinite i0 sinc logical_not"
-SINGULAR_OPS = "log log2 log10 logit rsqrt reciprocal acosh digamma lgamma"
+NEVER = "exp exp2 cos cosh acos sigmoid hardsigmoid log_sigmoid softplus erfc isfinite i0 sinc logical_not"
+SINGULAR_OPS = "log log2 log10 logit rsqrt reciprocal acosh arccosh digamma lgamma"
+ALIASES = "negative absolute arcsin arcsinh arctan arctanh fix isnan isinf"
 COMPARISONS = "eq ne lt le gt ge greater greater_equal less less_equal not_equal isclose"
 BITS = "bitwise_or bitwise_xor __or__ __xor__ __lshift__ __rshift__ bitwise_left_shift bitwise_right_shift"
 IDENTITY = "clone contiguous detach alias detach_copy lift_fresh_copy resolve_conj resolve_neg positive"
@@ -400,7 +401,33 @@ POINTWISE: list[Case] = [
         lambda p, x: torch.special.bessel_j0(h(p, x)) @ p.down,
         up="3 a",
         down="a 2",
-        frozen={"up:1": "there is no axis rule for aten.special_bessel_j0.default; add one with @gp.rule"},
+        cut="up:1 down:0",
+    ),
+    case(
+        "trapz",
+        lambda p, x: torch.trapz(h(p, x), dim=0) @ p.down,
+        up="3 a",
+        down="a 2",
+        frozen={"up:1": "there is no axis rule for aten.trapz.dx; add one with @gp.rule"},
+    ),
+    case("any", lambda p, x: h(p, x).isnan().any(1) * x.sum() + h(p, x).sum(1), cut="up:1", up="3 a"),
+    case("complex", lambda p, x: torch.complex(h(p, x), h(p, x)).real.sum(-1), cut="up:1", up="3 a"),
+    case("polar", lambda p, x: torch.polar(h(p, x).abs(), x @ p.up).real.sum(-1), cut="up:1", up="3 a"),
+    case(
+        ALIASES,
+        lambda p, x: total([f(h(p, x).tanh() / 2).sum(-1) for f in each(ALIASES)]),
+        cut="up:1",
+        up="3 a",
+    ),
+    case(
+        "arctan2 arccos isposinf isneginf",
+        lambda p, x: (
+            (torch.arctan2(h(p, x), x.sum()) + h(p, x).tanh().arccos() + h(p, x).isposinf() + h(p, x).isneginf())
+            @ p.down
+        ),
+        cut="up:1",
+        up="3 a",
+        down="a 2",
     ),
 ]
 
@@ -1150,7 +1177,7 @@ REDUCTIONS: list[Case] = [
             name,
             lambda p, x, name=name: along_positions(name, h(p, x).mT > 0 if name in ("any", "all") else h(p, x).mT),
             statistics="up:1" if name in ("amax", "amin") else "",
-            frozen={} if name in ("amax", "amin") else {"up:1": NUMBERED.get(name, f"aten.{name}")},
+            frozen={} if name in ("amax", "amin") else {"up:1": NUMBERED.get(name, name)},
             up="3 a",
         )
         for name in ORDERED.split()
@@ -2420,9 +2447,9 @@ CREATION: list[Case] = [
         up="3 a",
     ),
     case(
-        "empty new_empty empty_like fill",
+        "empty new_empty empty_like fill zero",
         lambda p, x: (
-            (p.row * (torch.empty(p.a).fill_(1) + x.new_empty(p.a).fill_(1) + torch.empty_like(p.row).fill_(1)))
+            (p.row * (torch.empty(p.a).fill_(1) + x.new_empty(p.a).fill_(1) + torch.empty_like(p.row).zero_()))
             @ p.down
             * x.sum()
         ),
@@ -2663,6 +2690,32 @@ RECURRENT: list[Case] = [
         cut="into0:0 into1:0 recur0:1 down:0",
         **cells(4, 2),
         down="2*a 2",
+        inputs=SEQUENCE,
+    ),
+    case(  # a start that is made of another batch of parameters: its rows belong to the sequences
+        "gru",
+        lambda p, x: (
+            torch.gru(
+                (p.first[:, None] + p.second).flatten(0, 1)[None],
+                (x @ p.up).reshape(1, 2 * 4, p.a),
+                [p.into0, p.recur0],
+                False,
+                1,
+                0.0,
+                False,
+                False,
+                False,
+            )[0]
+            @ p.down
+        ),
+        cut="up:1 into0:0 into0:1 recur0:0 recur0:1 down:0",
+        frozen={"first:0": "it is a dim of an input", "second:0": "it is a dim of an input"},
+        first="2 b",
+        second="4 b",
+        up="3 a",
+        into0="3*a b",
+        recur0="3*a a",
+        down="a 2",
         inputs=SEQUENCE,
     ),
     case(
