@@ -174,6 +174,7 @@ def test_resuming_without_a_state_of_pruning(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_resuming_with_other_settings(tmp_path: Path) -> None:
     plain_trainer(tiny_with_adapters(), tmp_path, LoRAPruneCallback(ratio=0.3), max_steps=7).train()
     trainer = plain_trainer(tiny_with_adapters(), tmp_path, LoRAPruneCallback(ratio=0.2))

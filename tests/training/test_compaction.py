@@ -204,6 +204,7 @@ def test_a_training_goes_on_as_if_nothing_was_cut(name: str, tmp_path: Path) -> 
         assert any(group.has_slots for group in cut.plan.groups.values())
 
 
+@pytest.mark.slow
 def test_in_single_precision_with_gradient_checkpointing(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}
     _, expected, _ = trained(tiny_with_adapters(), tmp_path, {}, **arguments)
@@ -341,6 +342,7 @@ def press_ctrl_c(now: TuneProgress) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_a_run_of_its_own(tmp_path: Path) -> None:
     """It is interrupted, goes on to its end, and there is nothing to do when it is resumed once more."""
     config = PruneConfig(ratio=0.5, steps=12, interval=2, lora_rank=4, compaction=0.2, save_steps=20)
@@ -386,6 +388,7 @@ def test_the_compact_model_is_that_of_a_masked_training(
     }
 
 
+@pytest.mark.slow
 def test_the_plan_cuts_the_model_that_training_began_with(tmp_path: Path) -> None:
     callback, _, _ = trained(tiny_with_adapters(), tmp_path, {"compaction": 0.1, "homogeneous": True})
     compact = callback.compact(adapters="merge")
@@ -402,6 +405,7 @@ class Stop(TrainerCallback):
         control.should_training_stop = state.global_step == 8
 
 
+@pytest.mark.slow
 def test_a_training_that_stops_between_two_cuts(tmp_path: Path) -> None:
     model = tiny_with_adapters()
     callback = LoRAPruneCallback(ratio=0.5, interval=2, compaction=0.3)

@@ -84,7 +84,10 @@ def press_ctrl_c_at(step: int, now: TuneProgress) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("step", [1, 7, 10, 17, 18])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("step", [7, *(pytest.param(step, marks=SLOW) for step in (1, 10, 18))])
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(step: int, tmp_path: Path, uninterrupted: TuneResult) -> None:
     directory = tmp_path / "run"
     with pytest.raises(TrainingInterrupted) as error:
@@ -128,6 +131,7 @@ def test_a_run_that_was_killed(where: str, tmp_path: Path, uninterrupted: TuneRe
     assert_same(run(directory, resume=True), uninterrupted)
 
 
+@pytest.mark.slow
 def test_half_of_an_old_checkpoint_is_not_gone_on_from(tmp_path: Path, uninterrupted: TuneResult) -> None:
     """Killed while it was removed, it was changed last, and would outlive the newer ones."""
     directory = tmp_path / "run"
@@ -137,6 +141,7 @@ def test_half_of_an_old_checkpoint_is_not_gone_on_from(tmp_path: Path, uninterru
     assert [path.name for path in directory.glob("checkpoint-*")] == ["checkpoint-18"]
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path, uninterrupted: TuneResult) -> None:
     directory = tmp_path / "run"
     run(directory)

@@ -36,6 +36,7 @@ def test_a_model_is_pruned_by_gates_in_an_unmodified_trainer(more: dict[str, Any
     assert callback.compact().report is not None
 
 
+@pytest.mark.slow
 def test_accumulated_and_checkpointed_passes_give_what_plain_ones_give(tmp_path: Path) -> None:
     scores = []
     for name, settings in {"plain": {}, "checkpointed": {"gradient_checkpointing": True}}.items():

@@ -74,6 +74,7 @@ def test_the_weights_are_those_of_ridge_regression() -> None:
     assert not weights[3][:, ~kept].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compaction", [None, 0.2])
 def test_a_run_that_is_interrupted_goes_on_to_the_same(compaction: float | None, tmp_path: Path) -> None:
     config = replace(CONFIG, compaction=compaction)
@@ -97,6 +98,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same(compaction: float | None,
     assert not torch.isin(kept[kept != 0], base["model.layers.0.mlp.down_proj.weight"]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["lora", "fisher"])
 def test_a_model_that_is_cut_on_the_way_is_made_up_alike(criterion: str, tmp_path: Path) -> None:
     def run(name: str, compaction: float | None) -> TuneResult:

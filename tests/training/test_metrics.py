@@ -49,6 +49,7 @@ def test_loggers_get_what_is_pruned_at_each_pruning(seen: list[tuple[int, dict[s
     assert all("graphprune/sparsity" not in logs for _, logs in seen if "loss" not in logs)
 
 
+@pytest.mark.slow
 def test_a_trainer_that_logs_as_it_was_told_logs_all_of_it(
     seen: list[tuple[int, dict[str, float]]], tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_trainer_that_logs_as_it_was_told_logs_all_of_it(
     assert not [logs for _, logs in seen if "loss" in logs]
 
 
+@pytest.mark.slow
 def test_the_history_goes_on_in_a_resumed_training(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"ratio": 0.3, "interval": 3}
     whole, resumed = gp.LoRAPruneCallback(**settings), gp.LoRAPruneCallback(**settings)

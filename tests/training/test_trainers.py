@@ -137,6 +137,7 @@ def test_a_base_in_half_precision(adapters: torch.dtype, tmp_path: Path) -> None
     assert_pruned(callback, model)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_clipped_gradients(tmp_path: Path) -> None:
     """While the adapters are zero, the importance is a square of what the gradients are multiplied with."""
     scores = []
