@@ -41,8 +41,6 @@ TITLES = {
 }
 
 BELOW: dict[str, str] = {
-    "vilt": "it puts its patches in a random order at each call, so that nothing can be verified; its layers can be "
-    "traced alone.",
     "bit": "the width of its bottlenecks could be cut; it standardises its weights, and its group norms then see other "
     "values.",
     "data2vec_audio": "the channels of its feature extractor could be cut; a norm with a bias takes its statistic over "

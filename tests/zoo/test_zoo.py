@@ -27,8 +27,6 @@ FAST = (
 """Those of the fast suite, each of another kind."""
 
 NOT_PRUNED: dict[str, str] = {
-    # it draws the order of its patches
-    "vilt": "it is not cut: the captured graph differs from the module itself",
     # a statistic over the channels of every MLP (GRN) and of the residual
     "convnextv2": "nothing of it is cut unless asked for",
 }
