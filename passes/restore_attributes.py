@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses import FakeTensor
-from torch.utils._pytree import tree_leaves
 
 
 @contextlib.contextmanager
@@ -47,21 +46,34 @@ def assignments_watched(module: nn.Module) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def attributes_restored(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """After the context a module is as it was before, whatever its forward put into its attributes.
+def buffers_watched(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """A list of the modules in which a capture within the context makes a buffer.
 
-    A capture leaves tensors without values there, and a verification some in its own type; torch.export puts copies in
-    place of dicts and lists, in which hooks would no longer find what they wrote to. In the list are the modules where
-    a tensor without values was a buffer, which the graph takes for one that was there before.
+    The graph takes it for one that was there before.
     """
     made: list[nn.Module] = []
-    held = [(each, dict(vars(each)), _containers(each), _without_values(each)) for each in _holders(module)]
+    known = {id(buffer) for child in module.modules() for buffer in child._buffers.values()}
     try:
         yield made
     finally:
-        for each, attributes, containers, known in held:
-            if isinstance(each, nn.Module) and (_without_values(each) - known) & set(map(id, each._buffers.values())):
-                made.append(each)
+        for child in module.modules():
+            latest = (each for each in child._buffers.values() if id(each) not in known)
+            if any(isinstance(each, FakeTensor) for each in latest):
+                made.append(child)
+
+
+@contextlib.contextmanager
+def attributes_restored(module: nn.Module) -> Iterator[None]:
+    """After the context a module is as it was before, whatever its forward put into its attributes.
+
+    A capture leaves tensors without values there, and a verification some in its own type; torch.export puts copies in
+    place of dicts and lists, in which hooks would no longer find what they wrote to.
+    """
+    held = [(each, dict(vars(each)), _containers(each)) for each in _holders(module)]
+    try:
+        yield
+    finally:
+        for each, attributes, containers in held:
             vars(each).clear()
             vars(each).update(attributes)
             for container, contents in containers:
@@ -94,14 +106,3 @@ def _containers(holder: Any) -> list[tuple[Any, Any]]:
     """The dicts and lists that a module or an object holds, and what is in them."""
     found = [each for each in vars(holder).values() if isinstance(each, (dict, list))]
     return [(each, dict(each) if isinstance(each, dict) else list(each)) for each in found]
-
-
-def _without_values(holder: Any) -> set[int]:
-    """The ids of the tensors without values that a module or an object itself holds, and of what has sizes for keys."""
-    found: set[int] = set()
-    for each in vars(holder).values():
-        try:
-            found |= {id(leaf) for leaf in tree_leaves(each) if isinstance(leaf, FakeTensor)}
-        except TypeError:  # sizes that were numbers while the model was captured
-            found.add(id(each))
-    return found

@@ -45,7 +45,7 @@ from .follow_values import values_followed
 from .functional_writes import write_anew
 from .open_sizes import IntricateSizes, bounded_sizes
 from .repeat_blocks import find_repeats, put_back_repeats
-from .restore_attributes import assignments_watched, attributes_restored
+from .restore_attributes import assignments_watched, attributes_restored, buffers_watched
 from .restore_caches import caches_restored
 
 MODE_WRAPPERS = {
@@ -133,7 +133,7 @@ def trace(
         parts = Parts(progress, {"run": 1, "make the graph": 1})  # both take torch.export about as long
         running = parts.part("run")
         captured: fx.GraphModule | None = None
-        with attributes_restored(module) as made, assignments_watched(module) as assigned:
+        with attributes_restored(module), buffers_watched(module) as made, assignments_watched(module) as assigned:
             try:
                 captured = _capture(module, args, kwargs, dynamic, by_example, running)
             except CaptureError:

@@ -24,7 +24,14 @@ LAYERS: list[set[str]] = [
         "graphprune.tables",
         "graphprune.weight_files",
     },
-    {"graphprune.rules", "graphprune.program", "graphprune.groups", "graphprune.masks", "graphprune.plan"},
+    {
+        "graphprune.copies",
+        "graphprune.rules",
+        "graphprune.program",
+        "graphprune.groups",
+        "graphprune.masks",
+        "graphprune.plan",
+    },
     {"graphprune.traced", "graphprune.explain"},
     {"graphprune.passes"},
     {

@@ -81,6 +81,7 @@ def test_no_parameter_gets_a_gradient_but_the_adapters(tmp_path: Path) -> None:
     plain_trainer(model, tmp_path, callback, Check(), save_strategy="no").train()
 
 
+@pytest.mark.slow
 def test_gradients_are_accumulated_before_they_are_scored(tmp_path: Path) -> None:
     """4 batches of 1 and 1 batch of 4 are the same, but for rounding."""
     scores = []
@@ -136,6 +137,7 @@ def test_a_model_of_images_is_traced_with_a_batch_of_the_training_set() -> None:
         callback.begin(model, 10)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_gives_the_same(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"ratio": 0.3, "interval": 3}
     whole = LoRAPruneCallback(**settings)
@@ -163,6 +165,7 @@ def test_flat_parameters_are_refused_before_training(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_resuming_without_a_state_of_pruning(tmp_path: Path) -> None:
     plain_trainer(tiny_with_adapters(), tmp_path, max_steps=7).train()
     trainer = plain_trainer(tiny_with_adapters(), tmp_path, LoRAPruneCallback(ratio=0.3))

@@ -191,7 +191,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name == "llama, slots" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_a_training_goes_on_as_if_nothing_was_cut(name: str, tmp_path: Path) -> None:
     """In double precision, where rounding does not grow: each cut, and the two trainings as a whole."""
     make, settings = MODELS[name]
@@ -225,6 +227,7 @@ def test_all_parameters_are_trained(tmp_path: Path) -> None:
     assert_cut_alike(masked, cut, 1e-9)
 
 
+@pytest.mark.slow
 def test_mixed_precision(tmp_path: Path) -> None:
     callback, _, cuts = trained(tiny_with_adapters(), tmp_path, {"compaction": 0.2}, bf16=True, bf16_full_eval=True)
     assert cuts == 2

@@ -62,6 +62,7 @@ def test_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_the_settings_that_a_run_saves_reproduce_it(tmp_path: Path, uninterrupted: TuneResult) -> None:
     run(tmp_path / "first", CONFIG)
     saved = PruneConfig.from_json((tmp_path / "first" / "config.json").read_text(encoding="utf-8"))
@@ -99,6 +100,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(step: int, tmp_path: Path, uni
     assert_same(run(directory, resume=True), uninterrupted)  # from the end there is nothing to do
 
 
+@pytest.mark.slow
 def test_a_keyboard_interrupt_of_the_caller(tmp_path: Path, uninterrupted: TuneResult) -> None:
     def stop(now: TuneProgress) -> None:
         if now.step == 5:
@@ -109,6 +111,7 @@ def test_a_keyboard_interrupt_of_the_caller(tmp_path: Path, uninterrupted: TuneR
     assert_same(run(tmp_path / "run", resume=True), uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path: Path, uninterrupted: TuneResult) -> None:
     directory = tmp_path / "run"
     run(directory)

@@ -103,6 +103,7 @@ def test_what_a_trainer_puts_around_forward_stays_with_the_model_that_is_trained
     assert vars(base)["forward"].__func__ is noted
 
 
+@pytest.mark.slow
 def test_trl(tmp_path: Path) -> None:
     trl = pytest.importorskip("trl", reason="needs trl")
     from datasets import Dataset
