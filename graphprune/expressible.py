@@ -131,7 +131,8 @@ def module_cuts(traced: TracedModel, groups: Sequence[PruningGroup]) -> Cuts:
         return agrees(keep) and holds(keep)
 
     for families in _together(left, passes):
-        counts |= _shares(families)
+        odd = _odd_parts(families)
+        counts |= _shares(families, 2 if odd and not agrees(odd) else 1)
         layers = list(zip(*families, strict=False))
         alone = _half_of_the_parts([[group] for group in layers[0]])
         each_alone = len({len(members) for members in families}) == 1 and len(layers) > 1 and agrees(alone)
@@ -277,6 +278,13 @@ def _half_of_the_parts(families: Families) -> dict[int, Kept]:
     return _some_parts(families, (_parts(families) + 1) // 2)
 
 
+def _odd_parts(families: Families) -> dict[int, Kept] | None:
+    """An odd number of parts next to half of them: of rotated dims beside others an even number may be needed."""
+    numbers = range(3, _parts(families), 2)
+    middle = (_parts(families) + 1) // 2
+    return _some_parts(families, min(numbers, key=lambda number: abs(number - middle))) if numbers else None
+
+
 def _some_parts(families: Families, count: int) -> dict[int, Kept]:
     """So many parts of each of these groups."""
     parts = _parts(families)
@@ -285,13 +293,11 @@ def _some_parts(families: Families, count: int) -> dict[int, Kept]:
     }
 
 
-def _shares(families: Families) -> dict[str, tuple[int, ...]]:
-    """The numbers of units in some parts of each family."""
+def _shares(families: Families, step: int) -> dict[str, tuple[int, ...]]:
+    """The numbers of units in some parts of each family: in all numbers of parts that ``step`` divides."""
     parts = _parts(families)
-    return {
-        members[0].family: tuple(range(members[0].units - members[0].units // parts, 0, -members[0].units // parts))
-        for members in families
-    }
+    numbers = [number for number in range(parts - 1, 0, -1) if number % step == 0]
+    return {members[0].family: tuple(members[0].units // parts * number for number in numbers) for members in families}
 
 
 def _last(groups: Iterable[PruningGroup], count: int) -> dict[int, Kept]:

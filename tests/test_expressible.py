@@ -172,3 +172,24 @@ def test_a_parameter_that_is_viewed_in_another_shape() -> None:
             return self.down(self.up(x + self.table.view(6, 4)).relu())  # type: ignore[no-any-return]
 
     assert left_whole(Viewed(), torch.randn(3, 6, 4)) == []
+
+
+def test_dims_that_must_be_an_even_number_beside_rotated_ones() -> None:
+    """Pairs that are taken for complex numbers must begin at even places, and one number counts two kinds of dims."""
+
+    class Rotated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head_dim, self.query, self.key, self.value = 8, nn.Linear(16, 24), nn.Linear(16, 24), nn.Linear(16, 16)
+            self.out = nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k = (layer(x).unflatten(-1, (2, self.head_dim + 4)).transpose(1, 2) for layer in (self.query, self.key))
+            turned = [torch.view_as_complex(each[..., self.head_dim :].unflatten(-1, (2, 2))) for each in (q, k)]
+            scores = q[..., : self.head_dim] @ k[..., : self.head_dim].mT + (turned[0] @ turned[1].conj().mT).real
+            value = self.value(x).unflatten(-1, (2, self.head_dim)).transpose(1, 2)
+            return x + self.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    traced = gp.trace(Rotated(), torch.randn(2, 5, 16))
+    found = module_cuts(traced, traced.groups.prunable)
+    assert [{found.counts[group.family] for group in tie} for tie in found.ties] == [{(6, 4, 2)}]
