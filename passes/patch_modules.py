@@ -44,7 +44,7 @@ from .infer_axes import INPUT, OUTPUT
 Role = str
 """What an axis counts: the kinds of its factors in order, ``heads``, ``heads repeats``, ``head_dims``, ``channels``; or
 ``sum``, whatever its terms count. ``inner``: channels that are no vocabulary or other table, no window, and no dim of
-an input or an output."""
+an input or an output. ``in`` and ``out``: any of what the module is given, and of what it gives."""
 
 ANY: Role = "any"
 """What a name that tells less counts: any axis of the module where all of that size keep as many positions, but for
@@ -73,6 +73,9 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     (r"conv_dim", ("sum",)),
     (r"(num_|n_|moe_num_)?((local|routed)_)?experts|n_group|num_expert_groups", ("experts experts", "experts")),
     # in an attention block the sum of its heads, elsewhere the width of the residual
+    # of a layer of one's own, which may take in as many channels as it gives
+    (r"in_?(channels?|features?|planes|size|dim|ch|c)|input_(size|dim|channels?)|n_?in|c_in|dim_in", ("in", ANY)),
+    (r"out_?(channels?|features?|planes|size|dim|ch|c)|output_(size|dim|channels?)|n_?out|c_out|dim_out", ("out", ANY)),
     (r"embed_dim", ("heads repeats head_dims", "heads head_dims", "channels")),
     (r"hidden_size|d_model|n_embd|embedding_dim|emb_dim|dim|width|normalized_shape", ("channels",)),
     (
@@ -273,10 +276,30 @@ def counted_axes(inference: Inference, groups: Groups) -> dict[str, Counted]:
     at_ends = (INPUT, OUTPUT, NAMED, SPATIAL)
     ends = {atom for atom, mark in inference.solver.frozen.items() if mark.reason.startswith(at_ends)}
     runs = cache(lambda axis: tuple(_with_inner(_runs(axis, kinds), ends)))
-    return {
+    counted = {
         path: _by_role(run for axis in each for run in runs(inference.solver.resolve(axis)))
         for path, each in axes.items()
     }
+    for role, at_end in _axes_at_ends(inference).items():
+        for path, each in at_end.items():
+            known = {run for axis in each for _, run in runs(inference.solver.resolve(axis))}
+            counted[path] = {**counted.get(path, {}), role: frozenset(known)}
+    return counted
+
+
+def _axes_at_ends(inference: Inference) -> dict[Role, dict[str, set[Axis]]]:
+    """The axes of what each module is given, and of what it gives, by its path."""
+    found: dict[Role, dict[str, set[Axis]]] = {"in": defaultdict(set), "out": defaultdict(set)}
+    inside = {node: {path for path, _ in (node.meta.get("nn_module_stack") or {}).values()} for node in inference.dims}
+    for node, paths in inside.items():
+        for source in node.all_input_nodes:
+            dims, around = inference.dims.get(source), inside.get(source, set())
+            if isinstance(dims, Dims) and source.op != "get_attr" and paths != around:
+                for path in paths - around:
+                    found["in"][path].update(dims.axes)
+                for path in around - paths:
+                    found["out"][path].update(dims.axes)
+    return found
 
 
 def _by_role(runs: Iterable[tuple[Role, Axis]]) -> Counted:
@@ -375,7 +398,7 @@ def _playing(role: Role, counted: Counted) -> Iterable[Axis]:
     """The axes of a module that play a role."""
     if role != ANY:
         return counted.get(role, frozenset())
-    axes = {axis for name, each in counted.items() if name != "channels" for axis in each}
+    axes = {axis for name, each in counted.items() if name not in ("channels", "in", "out") for axis in each}
     return axes - counted.get("head_dims", frozenset())
 
 

@@ -10,6 +10,7 @@ from einops.layers.torch import Rearrange
 from torch import nn
 
 import graphprune as gp
+from graphprune.plan import GroupPlan, PruningPlan
 from tests.lockstep import random_plan
 from tests.models import tiny, tiny_llama, tokens
 from tests.zoo.language import LANGUAGE
@@ -370,3 +371,20 @@ def test_a_config_of_another_name() -> None:
     compact = halved(Mixer(args), VECTORS)
     assert compact.args.d_inner == 4
     assert args.d_inner == 8
+
+
+def test_as_many_channels_go_into_a_layer_as_come_out() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.in_channels, self.out_channels, self.weight = 16, 16, nn.Parameter(torch.randn(16, 16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x.view(-1, self.in_channels) @ self.weight).view(-1, self.out_channels)
+
+    traced = gp.trace(nn.Sequential(nn.Linear(3, 16), Own(), nn.Linear(16, 2)), VECTORS)
+    first, second = traced.groups.prunable
+    kept = {first.name: GroupPlan(16, tuple(range(12))), second.name: GroupPlan(16, tuple(range(4)))}
+    plan = PruningPlan(traced.fingerprint, kept)
+    compact = gp.rewrite(traced, plan).module
+    assert (compact[1].in_channels, compact[1].out_channels) == (12, 4)
