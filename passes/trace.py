@@ -234,7 +234,17 @@ def functional_graph_of(program: ExportedProgram) -> fx.GraphModule:
     """The graph of an exported program in which nothing is written in place."""
     captured = _graph_of(program)
     inline_mode_wrappers(captured)
-    return captured if write_anew(captured.graph) else _graph_of(program.run_decompositions({}))
+    return captured if write_anew(captured.graph) else _graph_of(_inlined(program).run_decompositions({}))
+
+
+def _inlined(program: ExportedProgram) -> ExportedProgram:
+    """The program itself without calls that only set a mode: torch's passes forget which modules are called there."""
+    inline_mode_wrappers(program.graph_module)
+    for spec, node in zip(program.graph_signature.output_specs, program.graph.output_node().args[0], strict=True):
+        if isinstance(node, fx.Node) and node.name != spec.arg.name:
+            node._rename(spec.arg.name)
+    program.graph_module.recompile()
+    return program
 
 
 def _graph_of(program: ExportedProgram) -> fx.GraphModule:

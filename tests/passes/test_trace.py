@@ -299,3 +299,22 @@ def test_a_condition_over_modules_with_buffers(dynamic: bool) -> None:
 
     x, module = torch.rand(4, 3), Chooses().eval()
     torch.testing.assert_close(gp.trace(module, x, dynamic=dynamic).graph(x), module(x))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", enabled=False)])
+def test_what_is_called_in_a_mode_stands_in_its_module_though_something_is_written(mode: Any) -> None:
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.out = nn.Sequential(nn.Linear(3, 8), nn.ReLU(inplace=True)), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            with mode():
+                inside = self.inner(x)
+            y = inside.clone()
+            y[:, 0] = y[:, 1]
+            return self.out(y), inside.sum()
+
+    traced = gp.trace(Writes().eval(), torch.rand(4, 3))
+    linear = next(node for node in traced.graph.graph.nodes if "linear" in str(node.target))
+    assert list(linear.meta["nn_module_stack"].values())[-1][0] == "inner.0"
