@@ -266,3 +266,20 @@ def test_the_relu_at_the_end_of_a_fresh_model() -> None:
     nn.init.constant_(module.down.bias, -100.0)
     assert not module(X).any()
     assert halved(module).up.out_features == 4
+
+
+def test_distributions() -> None:
+    class Variational(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.mean, self.spread = nn.Linear(3, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+            self.down = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.up(x).relu()
+            latent = torch.distributions.Normal(self.mean(h), self.spread(h).exp())
+            return self.down(latent.rsample()).tanh()  # type: ignore[no-any-return]
+
+    compact = halved(Variational())
+    assert compact.up.out_features == 4
+    assert compact.mean.out_features == 2
