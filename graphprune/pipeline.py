@@ -68,6 +68,8 @@ def trace(
         if not args and not kwargs and model.example_inputs is not None:
             args, kwargs = model.example_inputs
         model = module_of(model)
+    if any(isinstance(child, nn.DataParallel) for child in model.modules()):
+        raise CaptureError("nn.DataParallel runs copies of the module in it: give that one, gp.trace(model.module, …)")
     if not args and not kwargs:
         kwargs = example_inputs(model)
     clock = [time.perf_counter()]

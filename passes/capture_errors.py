@@ -69,6 +69,11 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
         f"compute with a copy that is changed, as F.linear(x, self.weight * self.mask), or change it before, {PART}",
     ),
     (
+        r"Attempted to use an uninitialized parameter",
+        "has layers whose sizes their first inputs decide",
+        "run it once before it is traced",
+    ),
+    (
         r"ScriptModule is not supported|ScriptMethod' object has no attribute",
         "is TorchScript, which has no Python code to follow",
         "trace the nn.Module that it was made from",

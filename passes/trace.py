@@ -38,7 +38,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from ..errors import CaptureError
-from ..program import fetch, has
+from ..program import fetch
 from ..progress import Parts, Progress, calls_counted
 from ..rules.registry import bound_arguments
 from .capture_errors import explain_capture
@@ -144,14 +144,27 @@ def trace(
             module(*args, **kwargs)
             with attributes_restored(module):
                 captured = _capture(module, args, kwargs, dynamic, by_example, running)
-    for node in captured.graph.nodes:
-        written = node.args[0].target if node.target is torch.ops.aten.copy_.default else ""
-        if has(captured, written) and isinstance(fetch(captured, written), nn.Parameter):
-            error = RuntimeError(f"values are written: {written}")
-            raise CaptureError(explain_capture(module, args, kwargs, error))
+    if (written := _written_values(captured)) is not None:
+        error = RuntimeError(f"values are written: {written}")
+        raise CaptureError(explain_capture(module, args, kwargs, error))
     tidy(captured)
     parts.end()
     return captured
+
+
+def _written_values(captured: fx.GraphModule) -> str | None:
+    """A parameter that each call changes by way of its ``.data``, or of what is detached from it.
+
+    Not one whose rows are only held to a length, which the next call finds done.
+    """
+    aten = torch.ops.aten
+    for node in captured.graph.nodes:
+        if node.target is aten.copy_.default and node.args[1].target is not aten.embedding_renorm.default:
+            at = node.args[0]
+            is_read = any(user.target is aten.detach.default for user in at.users)
+            if at.op == "get_attr" and is_read and isinstance(fetch(captured, at.target), nn.Parameter):
+                return str(at.target)
+    return None
 
 
 def _capture(

@@ -283,3 +283,18 @@ def test_distributions() -> None:
     compact = halved(Variational())
     assert compact.up.out_features == 4
     assert compact.mean.out_features == 2
+
+
+def test_layers_without_sizes_yet_and_copies_on_several_devices() -> None:
+    with pytest.raises(CaptureError, match="run it once before it is traced"):
+        gp.trace(nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 2)), X)
+    with pytest.raises(CaptureError, match=r"gp.trace\(model.module, …\)"):
+        gp.trace(nn.DataParallel(Two()), X)
+
+
+def test_rows_of_a_table_that_each_call_makes_shorter() -> None:
+    """``max_norm`` writes into the weight, to the same effect each time."""
+    model = nn.Sequential(nn.Embedding(10, 4, max_norm=1.0), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    ids = torch.arange(6).reshape(2, 3)
+    model(ids)
+    assert halved(model, ids)[1].out_features == 4
