@@ -140,31 +140,32 @@ def trace(
             except CaptureError:
                 if not assigned:
                     raise
-        if assigned or made or captured is None:  # the graph has what they were before
+        written = _written_values(captured) if captured is not None else {}
+        if assigned or made or captured is None or written:  # the graph has what they were before
+            values = {name: parameter.detach().clone() for name, parameter in written.items()}
             module(*args, **kwargs)
             with attributes_restored(module):
                 captured = _capture(module, args, kwargs, dynamic, by_example, running)
-    if (written := _written_values(captured)) is not None:
-        error = RuntimeError(f"values are written: {written}")
-        raise CaptureError(explain_capture(module, args, kwargs, error))
+            for name in _written_values(captured):  # each call does, not the first only
+                for each, value in values.items():
+                    written[each].detach().copy_(value)
+                error = RuntimeError(f"values are written: {name}")
+                raise CaptureError(explain_capture(module, args, kwargs, error))
     tidy(captured)
     parts.end()
     return captured
 
 
-def _written_values(captured: fx.GraphModule) -> str | None:
-    """A parameter that each call changes by way of its ``.data``, or of what is detached from it.
-
-    Not one whose rows are only held to a length, which the next call finds done.
-    """
+def _written_values(captured: fx.GraphModule) -> dict[str, nn.Parameter]:
+    """The parameters that a call changes, but for those whose rows are only held to a length."""
     aten = torch.ops.aten
+    found: dict[str, nn.Parameter] = {}
     for node in captured.graph.nodes:
         if node.target is aten.copy_.default and node.args[1].target is not aten.embedding_renorm.default:
-            at = node.args[0]
-            is_read = any(user.target is aten.detach.default for user in at.users)
-            if at.op == "get_attr" and is_read and isinstance(fetch(captured, at.target), nn.Parameter):
-                return str(at.target)
-    return None
+            parameter = fetch(captured, node.args[0].target) if node.args[0].op == "get_attr" else None
+            if isinstance(parameter, nn.Parameter):
+                found[node.args[0].target] = parameter
+    return found
 
 
 def _capture(

@@ -298,3 +298,36 @@ def test_rows_of_a_table_that_each_call_makes_shorter() -> None:
     ids = torch.arange(6).reshape(2, 3)
     model(ids)
     assert halved(model, ids)[1].out_features == 4
+
+
+def test_weights_that_the_first_call_changes() -> None:
+    """As RWKV divides those of its later layers when it is first evaluated."""
+
+    class Rescaled(Two):
+        done = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.done:
+                with torch.no_grad():
+                    self.down.weight.div_(4)
+            self.done = True
+            return super().forward(x)
+
+    module = Rescaled()
+    before = module.down.weight.detach().clone()
+    gp.trace(module, X)
+    assert torch.equal(module.down.weight, before / 4)
+    halved(module)
+
+
+def test_weights_that_each_call_changes_are_as_they_were_when_that_is_refused() -> None:
+    class Decays(Two):
+        def between(self, x: Tensor) -> Tensor:
+            self.down.weight.data *= 0.5
+            return x
+
+    module = Decays()
+    before = module.down.weight.detach().clone()
+    with pytest.raises(CaptureError, match="writes into the values of a weight"):
+        gp.trace(module, X)
+    assert torch.equal(module.down.weight, before)
