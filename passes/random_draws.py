@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..masks import Keep, SlotOutsideError, keep_mask
 from ..program import Inference, Program
 from ..rules import Dims
+from ..rules.creation import RANDOM_FILLS
 from ..rules.registry import bound_arguments
 from .slice_parameters import DimMasks, slice_tensor
 
@@ -36,10 +37,7 @@ def draws(node: fx.Node) -> bool:
     return 0 not in rates and not any(arguments.get(name) is False for name in ("train", "training"))
 
 
-FILLING = (
-    *("rand_like", "randn_like", "randint_like", "cauchy", "exponential", "geometric", "log_normal", "random"),
-    *("uniform", "normal_functional", "normal_.default", "bernoulli.p", "bernoulli_.float"),
-)
+FILLING = (*RANDOM_FILLS, "normal_.default", "bernoulli.p", "bernoulli_.float")
 """Operators, or overloads, that fill a tensor with numbers that do not depend on what is in it."""
 
 

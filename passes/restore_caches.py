@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from functools import _lru_cache_wrapper, cache
+from functools import _lru_cache_wrapper, lru_cache
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -39,7 +39,7 @@ def caches_restored() -> Iterator[None]:
                     del held[key]
 
 
-@cache
+@lru_cache(maxsize=1)  # what fewer modules held is asked for no more
 def _caches(modules: int) -> tuple[list[Function], list[dict[Any, Any]]]:
     """The functions and methods with a cache, and the dicts, of all files that were read but torch's own."""
     functions: dict[int, Function] = {}

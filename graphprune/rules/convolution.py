@@ -72,7 +72,7 @@ def _is_pointwise(call: Call, kernel: int, at: int) -> bool:
     return kernel == 1 and all(values.get(name, normal) == normal for name, normal in usual.items())
 
 
-@resize_rule(*CONVOLUTIONS)
+@resize_rule(*CONVOLUTIONS, "torchvision::deform_conv2d")
 def resize_convolution(resize: Resize) -> Mapping[str, Any]:
     (groups,) = resize.remembered
     return {"groups": resize.size(groups)}
@@ -101,12 +101,6 @@ def deformed(call: Call) -> Result:
     positions = (call.fixed(size, SPATIAL) for size in call.shape[2:])
     axes = (x.axes[0], product(groups, outer), *positions)
     return Dims(tuple(map(call.resolve, axes)), (False, weight.zero[0] and bias.zero[0], False, False))
-
-
-@resize_rule("torchvision::deform_conv2d")
-def resize_deformed(resize: Resize) -> Mapping[str, Any]:
-    (groups,) = resize.remembered
-    return {"groups": resize.size(groups)}
 
 
 @axis_rule(

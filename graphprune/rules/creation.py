@@ -22,12 +22,7 @@ def resize_filled(resize: Resize) -> Mapping[str, Any]:
     return {"size": resized_shape(resize, resize["size"])}
 
 
-@axis_rule(
-    "full_like",
-    "zeros_like",
-    "ones_like",
-    "empty_like",
-    "zero",
+RANDOM_FILLS = (
     "rand_like",
     "randn_like",
     "randint_like",
@@ -39,6 +34,10 @@ def resize_filled(resize: Resize) -> Mapping[str, Any]:
     "random",
     "uniform",
 )
+"""Operators that fill a tensor with random numbers, whatever is in it."""
+
+
+@axis_rule("full_like", "zeros_like", "ones_like", "empty_like", "zero", *RANDOM_FILLS)
 def filled_like(call: Call) -> Result:
     """``a b -> a b``"""
     x = call.tensor("self")
