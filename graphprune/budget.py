@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from torch import fx
 
-from .axes import Atom, Axis, Product, Sum
+from .axes import Atom, Axis, Product
 from .axes.algebra import parts
 from .program import Inference
 from .rules import Dims
@@ -79,13 +79,10 @@ def term_size(term: Iterable[Axis], counts: Counts) -> int:
 
 def size(axis: Axis, counts: Counts) -> int:
     """The number of positions of a resolved axis that are kept."""
-    match axis:
-        case Atom(id=atom, size=whole):
-            return counts.get(atom, whole)
-        case Product(factors=factors):
-            return math.prod(size(factor, counts) for factor in factors)
-        case Sum(terms=terms):
-            return sum(size(term, counts) for term in terms)
+    if isinstance(axis, Atom):
+        return counts.get(axis.id, axis.size)
+    sizes = [size(part, counts) for part in parts(axis)]
+    return math.prod(sizes) if isinstance(axis, Product) else sum(sizes)
 
 
 def _atom_ids(axis: Axis) -> Iterable[int]:

@@ -12,6 +12,7 @@ from .errors import RewriteError
 from .origin import Origin
 from .passes.verify import VerifyReport
 from .plan import PruningPlan
+from .program import written
 from .tables import facts_table, to_html
 
 
@@ -23,7 +24,7 @@ class CompactModel:
     original. ``module_error`` says why there is no module form, where there is none.
     """
 
-    graph: fx.GraphModule
+    graph_form: fx.GraphModule = field(repr=False)
     plan: PruningPlan
     report: VerifyReport | None
     """None for a model without values (on the meta device), which can't be run."""
@@ -35,6 +36,11 @@ class CompactModel:
 
     origin: Origin | None = field(default=None, repr=False)
     """What ``gp.save`` and ``gp.export_onnx`` need to know of the dense model; ``gp.rewrite`` always says it."""
+
+    @property
+    def graph(self) -> fx.GraphModule:
+        """The graph form."""
+        return written(self.graph_form)
 
     @property
     def module(self) -> nn.Module:
@@ -55,11 +61,11 @@ class CompactModel:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the form that is run, each once."""
-        return (self.graph if self.module_form is None else self.module_form).parameters()
+        return (self.graph_form if self.module_form is None else self.module_form).parameters()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The same with their names."""
-        return (self.graph if self.module_form is None else self.module_form).named_parameters()
+        return (self.graph_form if self.module_form is None else self.module_form).named_parameters()
 
     def _repr_html_(self) -> str:
         """For a notebook: what is left, and what verification saw."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from .axes import Atom, Axis, Product, Sum
+from .axes import Atom, Axis, Product, Sum, parts
 
 
 class SlotOutsideError(ValueError):
@@ -27,7 +28,7 @@ class Kept:
     mask: Tensor
     slot: Atom | None = None
 
-    @property
+    @cached_property
     def count(self) -> int:
         """How many units stay (in each slot)."""
         return int(self.mask.reshape(-1, self.mask.shape[-1])[0].sum())
@@ -39,13 +40,10 @@ Keep = Mapping[int, Kept]
 
 def kept_size(axis: Axis, keep: Keep) -> int:
     """The number of positions of a resolved axis that stay."""
-    match axis:
-        case Atom(id=atom, size=size):
-            return keep[atom].count if atom in keep else size
-        case Product(factors=factors):
-            return math.prod(kept_size(factor, keep) for factor in factors)
-        case Sum(terms=terms):
-            return sum(kept_size(term, keep) for term in terms)
+    if isinstance(axis, Atom):
+        return keep[axis.id].count if axis.id in keep else axis.size
+    sizes = [kept_size(part, keep) for part in parts(axis)]
+    return math.prod(sizes) if isinstance(axis, Product) else sum(sizes)
 
 
 def keep_mask(axis: Axis, keep: Keep) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
 from .adapters import carry_plan, inactive_couplings, merge_adapters
+from .collector import collector_paused
 from .compact import CompactModel
 from .device import device_of
 from .errors import CaptureError, GraphPruneError, RewriteError, VerificationError
@@ -60,6 +61,18 @@ def trace(
     Raises:
         CaptureError: the model can't be captured with these inputs.
     """
+    with collector_paused():
+        return _trace(model, args, kwargs, dynamic, by_example, progress)
+
+
+def _trace(
+    model: nn.Module | ExportedProgram,
+    args: Any,
+    kwargs: Mapping[str, Any] | None,
+    dynamic: bool,
+    by_example: bool,
+    progress: Progress | None,
+) -> TracedModel:
     if isinstance(args, Mapping):
         args, kwargs = (), {**args, **(kwargs or {})}
     args = (args,) if isinstance(args, Tensor) else tuple(args)

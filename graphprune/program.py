@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from .axes import Axis, Solver
 from .rules import Dims, Result
@@ -107,6 +108,19 @@ class Program:
     def parameter_count(self) -> int:
         """The number of parameters, tied ones counted once."""
         return sum(info.numel for info in self.table.values() if not info.is_buffer)
+
+
+def unwritten(root: nn.Module | dict[str, Any], graph: fx.Graph) -> fx.GraphModule:
+    """A graph module whose code is written when it is asked for: passes interpret graphs, and change them often."""
+    return _LazyGraphModule(root, graph)
+
+
+def written(graph: fx.GraphModule) -> fx.GraphModule:
+    """A graph module itself, with its code, as whoever calls, compiles or exports it expects it."""
+    for each in graph.modules():
+        if isinstance(each, _LazyGraphModule):
+            each.real_recompile()
+    return graph
 
 
 def fetch(module: nn.Module, name: str) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from .explain import Explanation, explain
 from .groups import Groups, PruningGroup
-from .program import Inference, ParameterInfo, Program
+from .program import Inference, ParameterInfo, Program, written
 from .tables import groups_table, to_html
 
 
@@ -52,7 +52,7 @@ class TracedModel:
     @property
     def graph(self) -> fx.GraphModule:
         """The graph of ATen operators, runnable with the arguments that the module was traced with."""
-        return self.program.graph
+        return written(self.program.graph)
 
     @property
     def args(self) -> tuple[Any, ...]:

@@ -83,6 +83,7 @@ def adopt_graph(module: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[s
                 "inputs of that shape, or capture it again with these"
             )
     tidy(graph)
+    graph.recompile()
     return graph
 
 

@@ -210,10 +210,10 @@ def _slots(inference: Inference, uses: Mapping[Atom, list[tuple[str, int, Axis]]
         for dims in result if isinstance(result, tuple) else (result,):
             if not isinstance(dims, Dims):
                 continue
-            present = Counter(atom for axis in dims.axes for atom in atoms(inference.solver.resolve(axis)))
+            present = [atom for axis in dims.axes for atom in atoms(inference.solver.resolve(axis))]
             for atom in present:
                 outer = candidates.get(atom)
-                if outer is not None and present[outer] != 1:
+                if outer is not None and present.count(outer) != 1:
                     del candidates[atom]
     return candidates
 

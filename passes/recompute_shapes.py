@@ -23,7 +23,7 @@ from torch import Tensor, fx
 
 from ..axes import Axis
 from ..masks import Keep, keep_mask, kept_size
-from ..program import Inference, Program
+from ..program import Inference, Program, unwritten
 from ..rules import Dims, Resize, Result, cut_afterwards, resize_rules
 from ..rules.registry import bound_arguments, operator_name
 
@@ -32,11 +32,7 @@ EXPLICIT_SPLIT = torch.ops.aten.split_with_sizes.default
 
 def recompute_shapes(program: Program, inference: Inference, keep: Keep, tensors: dict[str, Tensor]) -> fx.GraphModule:
     """The graph over ``tensors``, by canonical name, whose axes are cut to ``keep``."""
-    compact = _recompute(program.graph, "", inference, keep, tensors)
-    for name, value in program.graph.__dict__.items():
-        if name in ("_in_spec", "_out_spec"):
-            setattr(compact, name, value)
-    return compact
+    return _recompute(program.graph, "", inference, keep, tensors)
 
 
 def _recompute(
@@ -92,7 +88,7 @@ def _recompute(
         changed = {name: value for name, value in rule(resize).items() if value != resize.arguments.get(name, _ABSENT)}
         if changed:
             _put(new, changed, copies)
-    return fx.GraphModule(attributes, graph)
+    return unwritten(attributes, graph)
 
 
 _ABSENT = object()

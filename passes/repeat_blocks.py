@@ -5,10 +5,12 @@
 2. While the module is captured, the first call of a block is put between two marks, and a further call of a block that
    is alike, with inputs that are alike, becomes one call that only has the right outputs.
 3. The last block of a list is captured as well, and must have come out as the first one.
-4. In the captured graph each such call is replaced by a copy of the calls between the marks, over its own parameters.
+4. What the blocks between them hold is hidden meanwhile, since torch.export takes its time over each tensor.
+5. In the captured graph each such call is replaced by a copy of the calls between the marks, over its own parameters.
 
 Whatever might tell blocks apart raises :class:`Unlike`, and the module is captured block by block: a block that asks
 for its position, has hooks, changes a tensor, or takes or leaves a tensor by another way than its inputs and outputs.
+Where what is hidden is asked for, the module is captured once more with nothing hidden.
 
 ::
 
@@ -25,13 +27,16 @@ import operator
 import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
 
 FEWEST = 4
 """How many blocks must be alike: two are captured, and one copy saves less than the marks cost."""
+
+FEWEST_HIDDEN = 32
+"""How many tensors the blocks between the first and the last must hold to be hidden: few save less than is risked."""
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, slice)
 """Types whose values tell all about them."""
@@ -93,29 +98,74 @@ class Repeats:
     """What is known of the calls of blocks that are alike, while their module is captured and afterwards."""
 
     families: list[list[Block]]
+    hidden: list[Block] = field(default_factory=list)
+    """Those of them whose children and tensors torch.export does not see."""
+
     calls: dict[int, Block] = field(default_factory=dict)
     templates: dict[tuple[int, Hashable], Template] = field(default_factory=dict)
     controls: list[tuple[int, int]] = field(default_factory=list)
     """Calls of first and last blocks that must come out the same."""
 
     inside: bool = False
+    running: bool = False
+    """Whether the module itself runs, and not what torch.export does before and after."""
+
+    missed: bool = False
+    """Whether something was asked for that is hidden."""
 
     @contextlib.contextmanager
-    def marked(self) -> Iterator[None]:
-        """Within the context the blocks leave marks when they are called."""
+    def marked(self, root: nn.Module) -> Iterator[None]:
+        """Within the context the blocks of a module leave marks when they are called."""
         for index, family in enumerate(self.families):
             for block in family:
                 block.module.forward = self._marking(index, block)
         try:
-            yield
+            with self._hiding(root) if self.hidden else contextlib.nullcontext():
+                yield
         finally:
             for block in itertools.chain.from_iterable(self.families):
                 del block.module.forward
             for call in self.calls:
                 _results.pop(call, None)
 
+    @contextlib.contextmanager
+    def _hiding(self, root: nn.Module) -> Iterator[None]:
+        forward, own = root.forward, "forward" in vars(root)
+
+        @functools.wraps(forward)
+        def running(*args: Any, **kwargs: Any) -> Any:
+            self.running = True
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self.running = False
+
+        root.forward = running
+        before = [(vars(block.module), name, vars(block.module)[name]) for block in self.hidden for name in HELD]
+        try:
+            for values, name, _ in before:
+                values[name] = _Nothing(self)
+            yield
+        finally:
+            for values, name, held in before:
+                values[name] = held
+            if own:
+                root.forward = forward
+            else:
+                del root.forward
+
+    def miss(self) -> NoReturn:
+        """Something is asked for that is hidden.
+
+        Raises:
+            Unlike: always.
+        """
+        self.missed = True
+        raise Unlike("a block that is not captured is asked for what it holds")
+
     def _marking(self, family: int, block: Block) -> Callable[..., Any]:
         forward = block.module.forward
+        hidden = any(block is each for each in self.hidden)
 
         @functools.wraps(forward)
         def marking(*args: Any, **kwargs: Any) -> Any:
@@ -123,14 +173,16 @@ class Repeats:
             try:
                 description = _describe((args, tuple(kwargs.items())), tensors)
             except Unlike:  # it takes something that may change meanwhile
-                return forward(*args, **kwargs)
+                return self.miss() if hidden else forward(*args, **kwargs)
             if self.inside:
-                return forward(*args, **kwargs)
+                return self.miss() if hidden else forward(*args, **kwargs)
             call = next(_numbers)
             self.calls[call] = block
             template = self.templates.get((family, description))
             if template is not None and block is not self.families[family][-1]:
                 return _filled(template.outputs, torch.ops.graphprune.repeat(call, template.call, tensors))
+            if hidden:
+                self.miss()
             entered = dict(zip(map(id, tensors), torch.ops.graphprune.enter(call, tensors), strict=True))
             args, kwargs = _map(args, entered), {name: _map(value, entered) for name, value in kwargs.items()}
             self.inside = True
@@ -152,6 +204,27 @@ class Repeats:
         return marking
 
 
+HELD = ("_parameters", "_buffers", "_modules")
+"""The attributes of a module that hold its tensors and children."""
+
+
+class _Nothing(dict[str, Any]):
+    """Stands for the tensors or children of a block: torch.export finds none, and the module itself must not look."""
+
+    def __init__(self, repeats: Repeats):
+        super().__init__()
+        self.repeats = repeats
+
+    def __contains__(self, name: object) -> bool:
+        return self.repeats.miss()
+
+    def items(self) -> Any:
+        return self.repeats.miss() if self.repeats.running else super().items()
+
+    def values(self) -> Any:
+        return self.repeats.miss() if self.repeats.running else super().values()
+
+
 def find_repeats(module: nn.Module) -> Repeats:
     """The blocks of a module that are alike; none of them is inside another one."""
     families: list[list[Block]] = []
@@ -163,7 +236,11 @@ def find_repeats(module: nn.Module) -> Repeats:
             blocks = [Block(each, f"{path}.{name}" if path else name, found) for name, each, found in members]
             families.append(blocks)
             within |= {id(child) for block in blocks for child in block.module.modules()}
-    return Repeats(families)
+    between = [family[1:-1] for family in families]
+    hidden = [
+        blocks for blocks in between if sum(1 for block in blocks for _ in _tensors(block.module)) >= FEWEST_HIDDEN
+    ]
+    return Repeats(families, list(itertools.chain.from_iterable(hidden)))
 
 
 def _alike_members(parent: nn.Module) -> Iterator[list[tuple[str, nn.Module, frozenset[tuple[str, str]]]]]:
@@ -342,8 +419,10 @@ def put_back_repeats(captured: fx.GraphModule, repeats: Repeats) -> None:
     Raises:
         Unlike: a tensor gets into a block or out of it by another way than its inputs and outputs.
     """
+    for block in repeats.hidden:
+        _show(captured, block)
     nodes = list(captured.graph.nodes)
-    attributes = {node.target: node for node in nodes if node.op == "get_attr"}
+    attributes = _Attributes(captured, nodes)
     entries = {node.args[0]: node for node in nodes if node.target is torch.ops.graphprune.enter.default}
     exits = {node.args[0]: node for node in nodes if node.target is torch.ops.graphprune.leave.default}
     at = {node: index for index, node in enumerate(nodes)}
@@ -372,6 +451,35 @@ def put_back_repeats(captured: fx.GraphModule, repeats: Repeats) -> None:
     for call, entry in entries.items():
         _replace(captured.graph, exits[call], _listed(exits[call]))
         _replace(captured.graph, entry, _listed(entry))
+
+
+def _show(captured: fx.GraphModule, block: Block) -> None:
+    """Give the graph the tensors of a block under the names that they have in the module."""
+    for path, module in block.module.named_modules(remove_duplicate=False):
+        place: nn.Module = captured
+        for name in filter(None, f"{block.path}.{path}".split(".")):
+            if name not in place._modules:
+                place.add_module(name, nn.Module())
+            place = place.get_submodule(name)
+        for name, tensor in module.named_parameters(recurse=False, remove_duplicate=False):
+            place.register_parameter(name, tensor)
+        for name, tensor in module.named_buffers(recurse=False, remove_duplicate=False):
+            place.register_buffer(name, tensor, name not in module._non_persistent_buffers_set)
+
+
+class _Attributes:
+    """The calls for tensors in a graph, by their names and by the tensors."""
+
+    def __init__(self, captured: fx.GraphModule, nodes: Sequence[fx.Node]):
+        self.by_name: dict[str, fx.Node] = {}
+        self.by_tensor: dict[int, fx.Node] = {}
+        for node in nodes:
+            if node.op == "get_attr":
+                self.add(node, _attribute(captured, node.target))
+
+    def add(self, node: fx.Node, tensor: Any) -> fx.Node:
+        self.by_tensor.setdefault(id(tensor), node)
+        return self.by_name.setdefault(str(node.target), node)
 
 
 def _region(nodes: list[fx.Node], entry: fx.Node, leave: fx.Node) -> list[fx.Node]:
@@ -476,11 +584,12 @@ class _Move:
     captured: fx.GraphModule
     source: Block
     target: Block
-    attributes: dict[Any, fx.Node]
+    attributes: _Attributes
 
     def __post_init__(self) -> None:
         self.own = {id(tensor): path for path, tensor in _tensors(self.source.module)}
         self.its = dict(_tensors(self.target.module))
+        self.places: dict[tuple[str, str], tuple[str, tuple[str, Any]]] = {}
 
     def attribute(self, node: fx.Node) -> fx.Node:
         """The attribute of the other block that an attribute of the one corresponds to; what is of neither stays.
@@ -496,11 +605,10 @@ class _Move:
         if not relative:
             return node
         target, tensor = f"{self.target.path}.{relative}", self.its.get(relative)
-        found = self.attributes.get(target)
-        if found is None:  # it may be in the graph under the name of what it is tied to
-            known = (each for each in self.attributes.values() if _attribute(self.captured, each.target) is tensor)
-            found = self.attributes[target] = next(known, None) or self._new(node, target, tensor)
-        return found
+        found = self.attributes.by_name.get(target)
+        if found is None and tensor is not None:  # it may be in the graph under the name of what it is tied to
+            found = self.attributes.by_tensor.get(id(tensor))
+        return found or self.attributes.add(self._new(node, target, tensor), tensor)
 
     def _new(self, node: fx.Node, target: str, tensor: Tensor | None) -> fx.Node:
         if tensor is None or _attribute(self.captured, target) is not tensor:
@@ -515,7 +623,10 @@ class _Move:
         stack = node.meta.get("nn_module_stack")
         if not stack:
             return dict(node.meta)
-        return {**node.meta, "nn_module_stack": dict(self._place(key, entry) for key, entry in stack.items())}
+        for key, (path, kind) in stack.items():
+            if (key, path) not in self.places:
+                self.places[key, path] = self._place(key, (path, kind))
+        return {**node.meta, "nn_module_stack": dict(self.places[key, path] for key, (path, _) in stack.items())}
 
     def _place(self, key: str, entry: tuple[str, Any]) -> tuple[str, tuple[str, Any]]:
         path, kind = entry

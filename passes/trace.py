@@ -33,19 +33,20 @@ import torch
 from torch import fx, nn
 from torch.distributions import Distribution
 from torch.export import ExportedProgram
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from ..errors import CaptureError
-from ..program import fetch
+from ..program import fetch, unwritten
 from ..progress import Parts, Progress, calls_counted
 from ..rules.registry import bound_arguments
 from .capture_errors import explain_capture
 from .follow_values import values_followed
 from .functional_writes import write_anew
 from .open_sizes import IntricateSizes, bounded_sizes
-from .repeat_blocks import find_repeats, put_back_repeats
+from .repeat_blocks import Repeats, find_repeats, put_back_repeats
 from .restore_attributes import assignments_watched, attributes_restored, buffers_watched
 from .restore_caches import caches_restored
 
@@ -129,7 +130,13 @@ def trace(
     Raises:
         CaptureError: ``torch.export`` can't capture the module with these inputs.
     """
-    with inference_mode_of(module), warnings.catch_warnings(), _quiet_export(), _idle_moves_skipped():
+    with (
+        inference_mode_of(module),
+        warnings.catch_warnings(),
+        _quiet_export(),
+        _idle_moves_skipped(),
+        _use_lazy_graph_module(True),  # torch's passes make graph modules that nobody runs
+    ):
         warnings.simplefilter("ignore")
         parts = Parts(progress, {"run": 1, "make the graph": 1})  # both take torch.export about as long
         running = parts.part("run")
@@ -153,7 +160,7 @@ def trace(
                 raise CaptureError(explain_capture(module, args, kwargs, error))
     tidy(captured)
     parts.end()
-    return captured
+    return unwritten(captured, captured.graph)
 
 
 def _written_values(captured: fx.GraphModule) -> dict[str, nn.Parameter]:
@@ -197,9 +204,23 @@ def _trace_repeats(
     repeats = find_repeats(module)
     if not repeats.families:
         return None
+    captured = _with_repeats(module, args, kwargs, dynamic, progress, repeats)
+    if not repeats.missed:
+        return captured
+    return _with_repeats(module, args, kwargs, dynamic, progress, Repeats(repeats.families))
+
+
+def _with_repeats(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dynamic: bool,
+    progress: Progress | None,
+    repeats: Repeats,
+) -> fx.GraphModule | None:
     try:
         copied = [block.module for family in repeats.families for block in family[1:-1]]
-        with repeats.marked(), calls_counted(module, progress, without=copied):
+        with calls_counted(module, progress, without=copied), repeats.marked(module):
             program = _export(module, args, kwargs, dynamic)
         captured = _graph_of(program)
         inline_mode_wrappers(captured)
@@ -301,7 +322,6 @@ def tidy(captured: fx.GraphModule) -> None:
             with captured.graph.inserting_before(node):
                 node.args = (_add(node, dense, node.args[0], memory_format=torch.contiguous_format),)
     _drop_unused(captured.graph)
-    captured.recompile()
 
 
 def _drop_unused(graph: fx.Graph) -> None:

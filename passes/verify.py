@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..axes import Axis, atoms
 from ..errors import VerificationError
 from ..masks import Keep, SlotOutsideError, broadcast_masks, keep_mask
-from ..program import Inference, Program, fetch, has, location
+from ..program import Inference, Program, fetch, has, location, unwritten
 from ..progress import Parts, Progress, Watched, calls_counted
 from ..quiet import first_line
 from ..rules import Dims
@@ -611,7 +611,7 @@ def _promoted(graph: fx.GraphModule, dtype: torch.dtype | None) -> fx.GraphModul
     def promote(value: Any) -> Any:
         return dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
 
-    copied = fx.GraphModule(graph, _copy(graph.graph))
+    copied = unwritten(graph, _copy(graph.graph))
     for node in copied.graph.nodes:
         node.args = fx.node.map_aggregate(node.args, promote)
         node.kwargs = fx.node.map_aggregate(node.kwargs, promote)

@@ -14,6 +14,7 @@ LAYERS: list[set[str]] = [
     {"graphprune.errors", "graphprune.version"},
     {"graphprune.axes"},
     {
+        "graphprune.collector",
         "graphprune.device",
         "graphprune.distributed",
         "graphprune.files",

@@ -1,6 +1,6 @@
 """The axis algebra: pure Python, no torch."""
 
-from .algebra import EMPTY, ONE, Atom, Axis, Product, Sum, atoms, concat, factors_of, product, terms_of
+from .algebra import EMPTY, ONE, Atom, Axis, Product, Sum, atoms, concat, factors_of, parts, product, terms_of
 from .solver import MAX_TERMS, Coupling, Freeze, Solver
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "atoms",
     "concat",
     "factors_of",
+    "parts",
     "product",
     "terms_of",
 ]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +98,14 @@ def concat(*axes: Axis) -> Axis:
 
 def parts(axis: Axis) -> tuple[Axis, ...]:
     """The direct parts of an axis: factors, terms, or nothing for an atom."""
-    match axis:
-        case Product(factors=factors):
-            return factors
-        case Sum(terms=terms):
-            return terms
-        case _:
-            return ()
+    if isinstance(axis, Atom):
+        return ()
+    return axis.factors if isinstance(axis, Product) else axis.terms
 
 
 def atoms(axis: Axis) -> Iterator[Atom]:
     """The atoms of an axis in row-major order, one for each place where it occurs."""
-    if isinstance(axis, Atom):
-        yield axis
-    else:
-        for part in parts(axis):
-            yield from atoms(part)
+    return iter((axis,)) if isinstance(axis, Atom) else chain.from_iterable(map(atoms, parts(axis)))
 
 
 def factors_of(axis: Axis) -> tuple[Axis, ...]:

@@ -12,10 +12,11 @@ more pieces is frozen, so the whole inference is linear in the graph however lon
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from .algebra import ONE, Atom, Axis, Product, Sum, atoms, concat, factors_of, product, terms_of
+from .algebra import ONE, Atom, Axis, Product, atoms, concat, factors_of, parts, product, terms_of
 
 Cause = TypeVar("Cause")
 
@@ -75,26 +76,22 @@ class Solver(Generic[Cause]):
 
     def resolve(self, axis: Axis) -> Axis:
         """The axis with every binding put in."""
-        match axis:
-            case Atom():
-                chain = []
-                end: Axis = axis
-                while isinstance(end, Atom) and (bound := self.bindings.get(end.id)) is not None:
-                    chain.append(end.id)
-                    end = bound
-                if not isinstance(end, Atom):
-                    end = self.resolve(end)
-                for atom in chain:
-                    self.bindings[atom] = end
-                return end
-            case Product(factors=parts):
-                resolved_parts = [self.resolve(part) for part in parts]
-                same = all(new is old for new, old in zip(resolved_parts, parts, strict=True))
-                return axis if same else product(*resolved_parts)
-            case Sum(terms=parts):
-                resolved_parts = [self.resolve(part) for part in parts]
-                same = all(new is old for new, old in zip(resolved_parts, parts, strict=True))
-                return axis if same else concat(*resolved_parts)
+        if isinstance(axis, Atom):
+            chain = []
+            end: Axis = axis
+            while isinstance(end, Atom) and (bound := self.bindings.get(end.id)) is not None:
+                chain.append(end.id)
+                end = bound
+            if not isinstance(end, Atom):
+                end = self.resolve(end)
+            for atom in chain:
+                self.bindings[atom] = end
+            return end
+        old = parts(axis)
+        new = [self.resolve(part) for part in old]
+        if all(map(operator.is_, new, old)):
+            return axis
+        return product(*new) if isinstance(axis, Product) else concat(*new)
 
     def freeze(self, axis: Axis, reason: str, cause: Cause | None = None) -> None:
         """Nothing of ``axis`` may be cut; the first reason that is given stays."""

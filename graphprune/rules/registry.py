@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -100,6 +101,7 @@ def _register(registry: dict[str, F], operators: Iterable[str]) -> Callable[[F],
     return register
 
 
+@cache
 def operator_name(target: Any) -> str:
     """The name under which rules are registered: ``aten::add`` for every overload of add."""
     if isinstance(target, torch._ops.OpOverload):
@@ -113,15 +115,16 @@ def bound_arguments(node: fx.Node) -> dict[str, Any]:
     """The arguments of a call by their names in the operator's schema, defaults put in."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return {str(index): value for index, value in enumerate(node.args)} | dict(node.kwargs)
-    bound: dict[str, Any] = {}
-    for index, argument in enumerate(node.target._schema.arguments):
-        if index < len(node.args):
-            bound[argument.name] = node.args[index]
-        elif argument.name in node.kwargs:
-            bound[argument.name] = node.kwargs[argument.name]
-        else:
-            bound[argument.name] = argument.default_value if argument.has_default_value() else None
-    return bound
+    names, defaults = _signature(node.target)
+    return {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+@cache
+def _signature(target: torch._ops.OpOverload) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The arguments of an operator in order, and what each is where it isn't given."""
+    arguments = target._schema.arguments
+    defaults = {each.name: each.default_value if each.has_default_value() else None for each in arguments}
+    return tuple(defaults), defaults
 
 
 def is_known(size: Any) -> bool:

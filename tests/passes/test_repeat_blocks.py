@@ -10,12 +10,18 @@ import torch
 from torch import Tensor, fx, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from graphprune.passes import repeat_blocks
 from graphprune.passes import trace as capture
 from graphprune.passes.repeat_blocks import Repeats, find_repeats
 from graphprune.program import location
 from tests.models import VOCABULARY, tiny_llama, tokens
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeat_blocks, "FEWEST_HIDDEN", 1)
 
 
 class Block(nn.Module):
@@ -297,6 +303,58 @@ def test_blocks_with_hooks_are_captured_singly() -> None:
         block.register_forward_hook(lambda module, args, output: output * 2)
     assert find_repeats(module).families == []
     assert runs(module) == 4
+
+
+class Weighing(Stack):
+    """Looks at what its blocks hold."""
+
+    def __init__(self, weigh: Callable[[Any], Tensor], *found: Block) -> None:
+        super().__init__(*found)
+        self.weigh = weigh
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.weigh(self)
+
+
+@pytest.mark.parametrize(
+    ("weigh", "captures"),
+    [
+        (lambda stack: sum(block.linear.weight.sum() for block in stack.blocks), 2),
+        (lambda stack: sum(each.square().sum() for each in stack.parameters()), 2),
+        (lambda stack: sum(each.square().sum() for each in stack.blocks[1].parameters()), 2),
+        (lambda stack: torch.ones(1) * len(list(stack.modules())), 2),
+        (lambda stack: torch.ones(1) * sum(hasattr(block, "linear") for block in stack.blocks), 2),
+        (lambda stack: stack.blocks[2](torch.cat([X, X])).sum(), 2),
+        (lambda stack: stack.blocks[0].linear.weight.sum() + next(stack.parameters()).sum(), 1),
+    ],
+    ids=["child", "all", "parameters", "modules", "asked", "called with another shape", "first"],
+)
+def test_what_is_hidden_is_shown_where_it_is_asked_for(
+    weigh: Callable[[Any], Tensor], captures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    export = capture._export
+    monkeypatch.setattr(capture, "_export", lambda *args: calls.append(1) or export(*args))
+    module = Weighing(weigh, *blocks())
+    assert len(find_repeats(module).hidden) == 2
+    runs(module)
+    assert len(calls) == captures
+    assert all(len(list(block.parameters())) == 2 for block in module.blocks)
+
+
+def test_blocks_that_hold_little_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeat_blocks, "FEWEST_HIDDEN", 5)
+    assert find_repeats(Stack(*blocks())).hidden == []
+
+
+def test_a_graph_has_all_tensors_of_blocks_that_were_hidden() -> None:
+    module = Stack(*blocks(count=5))
+    for block in module.blocks:
+        block.register_buffer("unused", torch.zeros(3), persistent=False)
+    graph = capture.trace(module, (X,), {})
+    assert {name: id(each) for name, each in graph.named_parameters()} == {
+        name: id(each) for name, each in module.named_parameters()
+    }
 
 
 def test_blocks_that_are_called_twice() -> None:
