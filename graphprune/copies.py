@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -22,6 +23,8 @@ def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for child in module.modules():
         computed = (each for each in _tensors(vars(child)) if each.grad_fn is not None)
         memo |= {id(each): each.detach() for each in computed if id(each) not in memo}
+        # each module has eight dicts of hooks, and copying an empty one by its class takes as long as a small module
+        memo |= {id(each): OrderedDict() for each in vars(child).values() if type(each) is OrderedDict and not each}
     copied: nn.Module = copy.deepcopy(module, memo)
     for child in copied.modules():
         for held in [vars(child), *(each for each in vars(child).values() if isinstance(each, dict))]:

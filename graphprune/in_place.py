@@ -39,6 +39,7 @@ from .passes.recompute_shapes import recompute_shapes
 from .passes.slice_parameters import (
     DimMasks,
     cut_tensor_,
+    is_constant,
     is_zero_where_masked,
     parameter_masks,
     slice_tensor,
@@ -235,9 +236,8 @@ def _probed(program: Program, masks: Mapping[str, DimMasks]) -> Iterator[None]:
             tensor = program.tensor(name).detach()
             if not tensor.is_floating_point() or not tensor.numel():
                 continue
-            first = tensor[(0,) * tensor.ndim].clone()
-            if bool((tensor == first).all()):
-                constant[name] = first
+            if is_constant(tensor):
+                constant[name] = tensor[(0,) * tensor.ndim].clone()
                 tensor.add_(noise(tensor.shape, tensor))
             elif is_zero_where_masked(tensor, rows):
                 empty.append(name)

@@ -41,6 +41,9 @@ FEWEST_HIDDEN = 32
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, slice)
 """Types whose values tell all about them."""
 
+UNSEEN = torch._C.DisableTorchFunction
+"""A context in which no mode of torch.export is asked about each size and each stride: what is asked is no call."""
+
 _library = torch.library.Library("graphprune", "FRAGMENT")
 _library.define("enter(int call, Tensor[] inputs) -> Tensor[]")
 _library.define("leave(int call, Tensor[] outputs) -> Tensor[]")
@@ -171,7 +174,8 @@ class Repeats:
         def marking(*args: Any, **kwargs: Any) -> Any:
             tensors: list[Tensor] = []
             try:
-                description = _describe((args, tuple(kwargs.items())), tensors)
+                with UNSEEN():
+                    description = _describe((args, tuple(kwargs.items())), tensors)
             except Unlike:  # it takes something that may change meanwhile
                 return self.miss() if hidden else forward(*args, **kwargs)
             if self.inside:
@@ -180,7 +184,9 @@ class Repeats:
             self.calls[call] = block
             template = self.templates.get((family, description))
             if template is not None and block is not self.families[family][-1]:
-                return _filled(template.outputs, torch.ops.graphprune.repeat(call, template.call, tensors))
+                with UNSEEN():
+                    repeated = torch.ops.graphprune.repeat(call, template.call, tensors)
+                return _filled(template.outputs, repeated)
             if hidden:
                 self.miss()
             entered = dict(zip(map(id, tensors), torch.ops.graphprune.enter(call, tensors), strict=True))

@@ -111,7 +111,18 @@ def masks_within(masks: Mapping[str, DimMasks], there: Mapping[str, DimMasks]) -
 
 def is_zero_where_masked(tensor: Tensor, masks: DimMasks) -> bool:
     """Whether every position that goes holds zero already."""
-    return all(
-        mask is None or not torch.any(tensor.index_select(dim, (~mask).nonzero().flatten().to(tensor.device)))
-        for dim, mask in enumerate(masks)
+    return all(mask is None or _is_zero(tensor, dim, (~mask).nonzero().flatten()) for dim, mask in enumerate(masks))
+
+
+def _is_zero(tensor: Tensor, dim: int, positions: Tensor) -> bool:
+    first = positions[:1].to(tensor.device)  # most often it says enough
+    return not torch.any(tensor.index_select(dim, first)) and not torch.any(
+        tensor.index_select(dim, positions.to(tensor.device))
     )
+
+
+def is_constant(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers, and all are the same."""
+    first = tensor[(slice(0, 1),) * tensor.ndim]
+    rows = tensor[:2] if tensor.ndim else tensor  # most often they say enough
+    return tensor.numel() > 0 and bool((rows == first).all()) and bool((tensor == first).all())

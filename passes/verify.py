@@ -42,7 +42,15 @@ from ..tables import facts_table, to_html
 from .random_draws import CutDraws, Made, SeededDraws, cut_draws, drawing
 from .restore_attributes import attributes_restored
 from .restore_caches import caches_restored
-from .slice_parameters import DimMasks, is_zero_where_masked, parameter_masks, slice_tensor, zero_masked, zeroing_masks
+from .slice_parameters import (
+    DimMasks,
+    is_constant,
+    is_zero_where_masked,
+    parameter_masks,
+    slice_tensor,
+    zero_masked,
+    zeroing_masks,
+)
 from .trace import inference_mode_of
 
 Record = Callable[[fx.Node, Any], None]
@@ -484,7 +492,7 @@ def _probe(tensor: Tensor, masks: DimMasks, generator: torch.Generator) -> Tenso
     """The tensor itself, or one with noise where a wrong slice of it could not be seen."""
     if not tensor.is_floating_point():
         return tensor
-    if tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
+    if is_constant(tensor):
         return tensor + NOISE * torch.randn(tensor.shape, generator=generator).to(tensor)
     if is_zero_where_masked(tensor, masks):
         return put_noise_(tensor.clone(), masks, generator)
