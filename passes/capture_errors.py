@@ -42,6 +42,11 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
         f"of the size with torch._check, {EXAMPLE}{PART}",
     ),
     (
+        r"argument 'size' failed to unpack .* FakeTensor",
+        "makes a tensor whose size is the value of a tensor, as recurrent layers do for a packed sequence",
+        f"give the model the size as a Python number, {EXAMPLE}{PART}",
+    ),
+    (
         r"data-dependent expression",
         "computes in Python with a number out of a tensor (item, int, float, tolist)",
         f"keep it a tensor, or give it to the model as a Python number, {EXAMPLE}{PART}",

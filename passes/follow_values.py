@@ -20,6 +20,8 @@ from torch import nn
 from torch._subclasses import FakeTensorMode, fake_utils, meta_utils
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .packed_sequences import sequences_packed_by_example
+
 
 @contextlib.contextmanager
 def values_followed() -> Iterator[None]:
@@ -78,6 +80,7 @@ def values_followed() -> Iterator[None]:
         mock.patch.object(torch, "tensor", made_of),
         mock.patch.object(torch.Tensor, "numpy", in_numpy),
         mock.patch.dict(torch._decomp.decomposition_table),
+        sequences_packed_by_example(),
     ):
         # torch takes the number that this gives for a tensor; without it the number is read as elsewhere
         torch._decomp.decomposition_table.pop(torch.ops.aten.item.default, None)

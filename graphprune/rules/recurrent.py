@@ -18,10 +18,12 @@ GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 @axis_rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(call: Call) -> Result:
-    """``b s i, (g h) i, (g h) h -> b s (h + h)``; layers after the first read the outputs of the one before."""
-    if "data" in call.arguments:
-        return call.opaque("a packed sequence is not understood")
-    x = call.tensor("input")
+    """``b s i, (g h) i, (g h) h -> b s (h + h)``; layers after the first read the outputs of the one before.
+
+    A packed sequence is ``n i``, all steps of all sequences.
+    """
+    is_packed = "data" in call.arguments
+    x = call.tensor("data" if is_packed else "input")
     kind = str(call.node.target).split(".")[1]
     states = [dims for dims in map(call.dims_of, listed(call["hx"])) if dims is not None]
     parameters = [dims for dims in map(call.dims_of, call["params"]) if dims is not None]
@@ -35,7 +37,10 @@ def recurrent(call: Call) -> Result:
     for dims in states:
         call.freeze(dims.axes[0], "it counts layers and directions")
         for each in dims.axes[1:-1]:  # none where there is no batch
-            call.unify(each, x.axes[0 if call["batch_first"] else 1])
+            if is_packed:
+                call.freeze(each, "a packed sequence says how many go on at each step")
+            else:
+                call.unify(each, x.axes[0 if call["batch_first"] else 1])
     if kind == "lstm" and not projected:
         call.unify(hidden, states[1].axes[-1])
     zero = all(dims.zero[-1] for dims in states) and all(dims.zero[0] for dims in parameters)
