@@ -102,7 +102,10 @@ class Program:
 
     def tensor(self, name: str) -> torch.Tensor:
         """A parameter, buffer or graph constant by its name in the table."""
-        return fetch(self.module, name) if has(self.module, name) else fetch(self.graph, name)
+        try:
+            return fetch(self.module, name)
+        except AttributeError:
+            return fetch(self.graph, name)
 
     @property
     def parameter_count(self) -> int:
@@ -123,10 +126,23 @@ def written(graph: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
+def attribute_at(module: nn.Module, path: str) -> Any:
+    """What stands at a dotted path below a module, found without asking each module for each name that it may have.
+
+    Raises:
+        AttributeError: there is nothing.
+    """
+    *owners, name = path.split(".")
+    for each in owners:
+        child = module._modules.get(each)
+        module = getattr(module, each) if child is None else child
+    found = module._parameters.get(name)
+    return getattr(module, name) if found is None else found
+
+
 def fetch(module: nn.Module, name: str) -> torch.Tensor:
     """The tensor at a dotted path below a module."""
-    owner, _, attribute = name.rpartition(".")
-    tensor = getattr(module.get_submodule(owner), attribute)
+    tensor = attribute_at(module, name)
     if not isinstance(tensor, torch.Tensor):
         raise AttributeError(f"{name} is not a tensor")
     return tensor

@@ -23,7 +23,7 @@ from torch import Tensor, fx
 
 from ..axes import Axis
 from ..masks import Keep, keep_mask, kept_size
-from ..program import Inference, Program, unwritten
+from ..program import Inference, Program, attribute_at, unwritten
 from ..rules import Dims, Resize, Result, cut_afterwards, resize_rules
 from ..rules.registry import bound_arguments, operator_name
 
@@ -67,7 +67,7 @@ def _recompute(
         if isinstance(node.meta.get("val"), torch.SymInt):
             shares[node] = _share_given(node, shares, inference.dims, share_of)
         if node.op == "get_attr":
-            value = _attribute(old, node.target)
+            value = attribute_at(old, node.target)
             if isinstance(value, fx.GraphModule):
                 attributes[node.target] = _recompute(value, f"{path}{node.target}.", inference, keep, tensors)
             elif not isinstance(value, Tensor):  # what a graph inside it calls
@@ -173,8 +173,3 @@ def _put(node: fx.Node, changed: dict[str, Any], copies: dict[fx.Node, fx.Node])
         else:
             kwargs[argument.name] = changed[argument.name]
     node.args, node.kwargs = tuple(args), kwargs
-
-
-def _attribute(module: fx.GraphModule, target: str) -> Any:
-    owner, _, name = target.rpartition(".")
-    return getattr(module.get_submodule(owner), name)

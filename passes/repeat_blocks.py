@@ -32,6 +32,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx, nn
 
+from ..program import attribute_at
+
 FEWEST = 4
 """How many blocks must be alike: two are captured, and one copy saves less than the marks cost."""
 
@@ -643,9 +645,8 @@ class _Move:
 
 
 def _attribute(module: nn.Module, path: Any) -> Any:
-    owner, _, name = str(path).rpartition(".")
     try:
-        return getattr(module.get_submodule(owner), name, None)
+        return attribute_at(module, str(path))
     except AttributeError:
         return None
 

@@ -46,7 +46,7 @@ from .capture_errors import explain_capture
 from .follow_values import values_followed
 from .functional_writes import write_anew
 from .open_sizes import IntricateSizes, bounded_sizes
-from .repeat_blocks import Repeats, find_repeats, put_back_repeats
+from .repeat_blocks import UNSEEN, Repeats, find_repeats, put_back_repeats
 from .restore_attributes import assignments_watched, attributes_restored, buffers_watched
 from .restore_caches import caches_restored
 
@@ -238,6 +238,7 @@ def _export(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
         _DataDetached(),
         mock.patch.object(transformer, "_detect_is_causal_mask", _is_causal),
         mock.patch.object(Distribution, "_validate_args", False),  # it branches on the values of parameters
+        mock.patch.object(torch._C, "_set_grad_enabled", _set_grad_enabled),
     ):
         return _exported(module, args, kwargs, dynamic)
 
@@ -254,6 +255,15 @@ class _DataDetached(TorchFunctionMode):
         if func == GET_DATA:
             return args[0].detach()
         return func(*args, **(kwargs or {}))
+
+
+_set_grad = torch._C._set_grad_enabled
+
+
+def _set_grad_enabled(mode: bool) -> None:
+    """Set whether gradients are taken, which torch.export would note in the graph, and split that in pieces there."""
+    with UNSEEN():
+        _set_grad(mode)
 
 
 def _is_causal(mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:

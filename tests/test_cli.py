@@ -179,6 +179,7 @@ def test_prune_while_tuning_then_eval_and_export(model: Path, text: Path, tmp_pa
     }
 
 
+@pytest.mark.slow
 def test_export_with_a_cache_in_fewer_bits(model: Path, text: Path, tmp_path: Path) -> None:
     exported = run("export", model, "-o", tmp_path / "out", "--genai", "--precision", "int8")
     assert exported.exit_code == 0, exported.output
@@ -241,6 +242,7 @@ def test_a_model_that_was_cut_before_is_not_cut_by_shard(model: Path, plan: Path
     assert line == f"{model} was cut before, and is cut again as a whole: leave out --by-shard and --adapter."
 
 
+@pytest.mark.slow
 def test_prune_with_the_settings_of_a_result(model: Path, text: Path, tmp_path: Path) -> None:
     first, second, other = (tmp_path / name for name in ("first", "second", "other"))
     result = run("prune", model, "--ratio", 0.2, "--output", first, "--seed", 3, *prune_options(text))
@@ -290,6 +292,7 @@ def test_a_plan_without_settings(model: Path, plan: Path, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.slow
 def test_prune_at_once_and_each_layer_by_itself(model: Path, text: Path, tmp_path: Path) -> None:
     output = tmp_path / "free"
     result = run("prune", model, "--ratio", 0.2, "-o", output, "--free", "--no-tune", *prune_options(text))
@@ -380,6 +383,7 @@ def test_an_adapter_is_pruned_with_its_model(model: Path, text: Path, tmp_path: 
     assert compact[4] == again[4] != dense[3]  # the perplexity
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_resume(model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output, straight = tmp_path / "out", tmp_path / "straight"
     command = ("prune", model, "--ratio", 0.2, *prune_options(text))
@@ -581,6 +585,7 @@ def test_an_accelerator_that_is_too_small(model: Path, monkeypatch: pytest.Monke
 # --- demo ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_demo_on_a_tiny_model(model: Path, text: Path, tmp_path: Path) -> None:
     output = tmp_path / "demo"
     result = run("demo", "--model", model, "--text", text, "--steps", 3, "--windows", 1, "-o", output)
@@ -606,6 +611,7 @@ def test_an_interrupted_demo_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "tiny"]
 
 
+@pytest.mark.slow
 def test_a_demo_that_is_told_to_end_leaves_nothing(model: Path, text: Path, tmp_path: Path) -> None:
     options = ["--model", str(model), "--text", str(text), "-o", str(tmp_path / "demo")]
     command = [sys.executable, "-c", "from graphprune.cli import main; main()", "demo", *options]

@@ -129,6 +129,7 @@ def test_verbose_lets_other_libraries_speak_for_one_command(model: Path, text: P
     ]
 
 
+@pytest.mark.slow
 def test_verbose_tells_what_a_run_is_made_of(model: Path, text: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--ratio", 0.2, "--text", text, "--window", 16, "--steps", 2, "--interval", 1, "-o", out, "-v")
@@ -227,6 +228,7 @@ def run_file(model: Path, text: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_from_a_file_and_again_from_its_result(run_file: Path, tmp_path: Path) -> None:
     result = run("prune", "--config", run_file, "--seed", 3)
     assert result.exit_code == 0, result.output

@@ -110,6 +110,7 @@ def test_convolutions(tmp_path: Path) -> None:
     assert torch.equal(loaded(x), compact.module(x))
 
 
+@pytest.mark.slow
 def test_a_compensated_model_loads_again(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -190,8 +190,8 @@ def test_channels_and_experts_with_adapters_on_them(adapters: Any) -> None:
     ("name", "settings"),
     [
         ("mixtral", {}),
-        ("gpt_oss", {}),
-        ("mixtral", {"criterion": "fisher", "compaction": 0.1}),
+        pytest.param("gpt_oss", {}, marks=pytest.mark.slow),
+        pytest.param("mixtral", {"criterion": "fisher", "compaction": 0.1}, marks=pytest.mark.slow),
         ("qwen3_moe", {"criterion": "fisher", "make_up": "weights"}),
     ],
     ids=str,
@@ -209,6 +209,7 @@ def test_a_mixture_is_pruned_while_it_is_tuned(name: str, settings: dict[str, An
     assert torch.equal(loaded(**inputs).logits, compact.module.eval()(**inputs).logits)
 
 
+@pytest.mark.slow
 def test_the_onnx_file_has_fewer_experts(tmp_path: Path) -> None:
     traced = traced_family("qwen3_moe")
     compact = gp.rewrite(traced, experts(traced, homogeneous=True))

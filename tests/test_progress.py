@@ -76,6 +76,7 @@ def test_tracing_and_rewriting_say_how_far_they_are(traced: gp.TracedModel) -> N
     assert compact.report.effect == silent.report.effect
 
 
+@pytest.mark.slow
 def test_an_export_says_how_far_it_is_and_writes_the_same(traced: gp.TracedModel, tmp_path: Path) -> None:
     said = Reports()
     gp.export_onnx(traced.module, tmp_path / "one.onnx", progress=said)

@@ -26,6 +26,7 @@ SLOW = {
     "docs/criteria.md",
     "docs/evaluation.md",
     "docs/onnx.md",
+    "docs/training.md",
     "docs/quantised.md",
     "docs/report.md",
     "docs/start.md",

@@ -54,6 +54,7 @@ def test_mask_is_an_input_of_its_own_and_one_row_is_enough(tmp_path: Path) -> No
     np.testing.assert_allclose(found[:, 2:], expected[:, 2:], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_rules_are_tried_where_they_can_apply_and_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxscript.rewriter import RewriteRule
 

@@ -89,7 +89,8 @@ def test_a_cache_that_torch_can_not_follow_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("family", ["t5", pytest.param("bart", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["t5", "bart"])
 def test_encoder_and_decoder_are_files_of_their_own(family: str, tmp_path: Path) -> None:
     compact = pruned(family)
     encoder = gp.export_onnx(compact, tmp_path / "encoder.onnx", part="encoder")

@@ -71,6 +71,7 @@ def job(
     return Job(label, directory, auto, per_layer, inputs, expected, generated), compact
 
 
+@pytest.mark.slow
 def test_loaded_without_graphprune(tmp_path: Path) -> None:
     made = {}
     for name in FEW:

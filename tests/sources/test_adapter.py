@@ -27,12 +27,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-base, adapter, expected = sys.argv[1:]
-expected = load_file(expected)
-model = AutoModelForCausalLM.from_pretrained(base)
-model = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
-with torch.no_grad():
-    torch.testing.assert_close(model(input_ids=expected["ids"]).logits, expected["logits"], rtol=1e-4, atol=1e-5)
+for base, adapter, expected in zip(sys.argv[1::3], sys.argv[2::3], sys.argv[3::3]):
+    expected = load_file(expected)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
+    with torch.no_grad():
+        logits = model(input_ids=expected["ids"]).logits
+    torch.testing.assert_close(logits, expected["logits"], rtol=1e-4, atol=1e-5, msg=lambda text: f"{base}: {text}")
 assert not any(name.startswith("graphprune") for name in sys.modules)
 """
 
@@ -77,27 +78,29 @@ def test_a_base_that_is_named_is_taken_and_the_adapters_own_tokenizer(base: Path
     assert model.config.rope_parameters["rope_theta"] == 100.0
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"target_modules": ["q_proj", "v_proj"]},
-        {"modules_to_save": ["input_layernorm"]},
-        {"init_lora_weights": "pissa"},
-        {"use_rslora": True, "rank_pattern": {"q_proj": 2}},
-    ],
-    ids=lambda settings: next(iter(settings), "plain"),
-)
-@pytest.mark.parametrize("adapters", ["keep", "merge"])
-def test_peft_alone_loads_what_is_left(base: Path, tmp_path: Path, settings: dict[str, Any], adapters: Any) -> None:
-    model, tokenizer = load_adapted(save_adapter(tmp_path / "adapter", base, **settings))
-    traced = gp.trace(model, kwargs={"input_ids": IDS})
-    plan = gp.select(traced, gp.score(traced, "magnitude"), ratio=0.2, of="base", homogeneous=True)
-    compact = gp.rewrite(traced, plan, adapters=adapters)
-    gp.save(compact, tmp_path / "out", tokenizer)
-    save_file({"ids": IDS, "logits": logits(compact.module)}, tmp_path / "expected")
-    kept = str(tmp_path / "out" / "adapter") if adapters == "keep" else ""
-    command = [sys.executable, "-c", WITHOUT_GRAPHPRUNE, str(tmp_path / "out"), kept, str(tmp_path / "expected")]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "two projections": {"target_modules": ["q_proj", "v_proj"]},
+    "norms": {"modules_to_save": ["input_layernorm"]},
+    "pissa": {"init_lora_weights": "pissa"},
+    "rslora": {"use_rslora": True, "rank_pattern": {"q_proj": 2}},
+}
+
+
+@pytest.mark.slow
+def test_peft_alone_loads_what_is_left(base: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_GRAPHPRUNE]
+    for name, settings in SETTINGS.items():
+        for adapters in ("keep", "merge"):
+            model, tokenizer = load_adapted(save_adapter(tmp_path / f"{name} {adapters}", base, **settings))
+            traced = gp.trace(model, kwargs={"input_ids": IDS})
+            plan = gp.select(traced, gp.score(traced, "magnitude"), ratio=0.2, of="base", homogeneous=True)
+            compact = gp.rewrite(traced, plan, adapters=adapters)  # type: ignore[arg-type]
+            out = tmp_path / f"{name} {adapters} pruned"
+            gp.save(compact, out, tokenizer)
+            save_file({"ids": IDS, "logits": logits(compact.module)}, tmp_path / f"{name} {adapters} expected")
+            kept = out / "adapter" if adapters == "keep" else ""
+            command += [str(out), str(kept), str(tmp_path / f"{name} {adapters} expected")]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
