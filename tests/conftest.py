@@ -21,6 +21,14 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the processes that tests start
 
 
+LONGEST = ("test_the_demo_on_the_real_model", "test_smollm2_with_layers_of_different_sizes_continues_as_in_torch")
+"""Tests that take minutes: begun first, or one worker has nothing to do while the other ends them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.name not in LONGEST)
+
+
 def pytest_runtest_setup() -> None:
     torch.manual_seed(0)  # what a test draws does not depend on those that ran before it
 
