@@ -226,11 +226,16 @@ class _Nothing(dict[str, Any]):
     def __contains__(self, name: object) -> bool:
         return self.repeats.miss()
 
-    def items(self) -> Any:
-        return self.repeats.miss() if self.repeats.running else super().items()
 
-    def values(self) -> Any:
-        return self.repeats.miss() if self.repeats.running else super().values()
+def _looked(name: str) -> Callable[..., Any]:
+    def look(self: _Nothing, *args: Any) -> Any:
+        return self.repeats.miss() if self.repeats.running else getattr(dict, name)(self, *args)
+
+    return look
+
+
+for _name in ("items", "values", "keys", "get", "__iter__", "__len__", "__getitem__"):
+    setattr(_Nothing, _name, _looked(_name))
 
 
 def find_repeats(module: nn.Module) -> Repeats:

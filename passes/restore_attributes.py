@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -69,16 +69,26 @@ def attributes_restored(module: nn.Module) -> Iterator[None]:
     A capture leaves tensors without values there, and a verification some in its own type; torch.export puts copies in
     place of dicts and lists, in which hooks would no longer find what they wrote to.
     """
-    held = [(each, dict(vars(each)), _containers(each)) for each in _holders(module)]
+    restore = restoring(module)
     try:
         yield
     finally:
+        restore()
+
+
+def restoring(module: nn.Module) -> Callable[[], None]:
+    """A function that puts back into the attributes of a module what is in them now."""
+    held = [(each, dict(vars(each)), _containers(each)) for each in _holders(module)]
+
+    def restore() -> None:
         for each, attributes, containers in held:
             vars(each).clear()
             vars(each).update(attributes)
             for container, contents in containers:
                 container.clear()
                 container.update(contents) if isinstance(container, dict) else container.extend(contents)
+
+    return restore
 
 
 def _holders(module: nn.Module) -> list[Any]:

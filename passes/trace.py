@@ -46,8 +46,8 @@ from .capture_errors import explain_capture
 from .follow_values import values_followed
 from .functional_writes import write_anew
 from .open_sizes import IntricateSizes, bounded_sizes
-from .repeat_blocks import UNSEEN, Repeats, find_repeats, put_back_repeats
-from .restore_attributes import assignments_watched, attributes_restored, buffers_watched
+from .repeat_blocks import UNSEEN, Repeats, Unlike, find_repeats, put_back_repeats
+from .restore_attributes import assignments_watched, attributes_restored, buffers_watched, restoring
 from .restore_caches import caches_restored
 
 MODE_WRAPPERS = {
@@ -218,17 +218,21 @@ def _with_repeats(
     progress: Progress | None,
     repeats: Repeats,
 ) -> fx.GraphModule | None:
+    restore = restoring(module)  # a forward that is stopped may have got half of something done
     try:
         copied = [block.module for family in repeats.families for block in family[1:-1]]
         with calls_counted(module, progress, without=copied), repeats.marked(module):
             program = _export(module, args, kwargs, dynamic)
         captured = _graph_of(program)
         inline_mode_wrappers(captured)
+        if repeats.missed:
+            raise Unlike("what is hidden was asked for, and the module went on without it")
         if not write_anew(captured.graph):
-            return None  # what a block writes into its inputs is not seen through the marks
+            raise Unlike("what a block writes into its inputs is not seen through the marks")
         put_back_repeats(captured, repeats)
-    except Exception:
-        return None  # what is wrong with the module itself is said where it is captured block by block
+    except Exception:  # what is wrong with the module itself is said where it is captured block by block
+        restore()
+        return None
     return captured
 
 

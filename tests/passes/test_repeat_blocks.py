@@ -324,10 +324,11 @@ class Weighing(Stack):
         (lambda stack: sum(each.square().sum() for each in stack.blocks[1].parameters()), 2),
         (lambda stack: torch.ones(1) * len(list(stack.modules())), 2),
         (lambda stack: torch.ones(1) * sum(hasattr(block, "linear") for block in stack.blocks), 2),
+        (lambda stack: torch.ones(1) * sum(len(block._modules) for block in stack.blocks), 2),
         (lambda stack: stack.blocks[2](torch.cat([X, X])).sum(), 2),
         (lambda stack: stack.blocks[0].linear.weight.sum() + next(stack.parameters()).sum(), 1),
     ],
-    ids=["child", "all", "parameters", "modules", "asked", "called with another shape", "first"],
+    ids=["child", "all", "parameters", "modules", "asked", "counted", "called with another shape", "first"],
 )
 def test_what_is_hidden_is_shown_where_it_is_asked_for(
     weigh: Callable[[Any], Tensor], captures: int, monkeypatch: pytest.MonkeyPatch
@@ -340,6 +341,24 @@ def test_what_is_hidden_is_shown_where_it_is_asked_for(
     runs(module)
     assert len(calls) == captures
     assert all(len(list(block.parameters())) == 2 for block in module.blocks)
+
+
+def test_hooks_that_a_forward_begins_to_set_are_set_once() -> None:
+    """As transformers models do that hand out hidden states: a capture that stopped half way leaves none of them."""
+
+    class Hooking(Stack):
+        found: list[Tensor] | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.found is None:
+                self.found = []
+                for block in self.blocks:
+                    block.register_forward_hook(lambda module, args, output: self.found.append(output))  # type: ignore
+                    assert len(list(block.children())) == 1
+            self.found.clear()
+            return super().forward(x) + sum(self.found)
+
+    runs(Hooking(*blocks()))
 
 
 def test_blocks_that_hold_little_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
