@@ -129,7 +129,7 @@ class Check:
     """The same from its graph."""
 
     sliced: Mapping[str, Tensor]
-    """The kept slices of the probes, for the parameters of which something goes."""
+    """The kept slices of the probes, but for those that are the parameters themselves: the compact model has these."""
 
     masked_tensors: Mapping[str, Tensor]
     statistics: Mapping[str, Masks]
@@ -197,9 +197,10 @@ def prepare_check(
     while ways:
         way = ways.pop(0)
         dtype = way.dtype
+        own = {name: _cast(program.tensor(name), dtype) for name in (*masks, *way.beside)}
         probes = {
-            name: _probe(_cast(program.tensor(name), dtype), masks.get(name, ()), generator)
-            for name in Watched([*masks, *way.beside], parts.part("tensors"))
+            name: _probe(own[name], masks.get(name, ()), generator)
+            for name in Watched(list(own), parts.part("tensors"))
         }
         if way.signs:
             probes |= _other_signs(program, dtype, probes, torch.Generator().manual_seed(way.signs))
@@ -227,7 +228,11 @@ def prepare_check(
                 "with zeros in place of the pruned units the model does not run as it was captured, since they change "
                 f"the way that it takes ({first_line(error)}); trace a part of it that takes one way"
             ) from error
-        sliced = {name: slice_tensor(probe, masks.get(name, ())) for name, probe in probes.items()}
+        sliced = {
+            name: slice_tensor(probe, masks.get(name, ()))
+            for name, probe in probes.items()
+            if probe is not own.get(name) or dtype not in (None, WIDENED)
+        }
         counted = cut_statistics(program, inference, keep) if statistics == "kept" else {}
         if counted:
             # no module takes its statistics over kept units only: a graph does, and stands for both forms
