@@ -139,11 +139,11 @@ class Repeats:
 
         @functools.wraps(forward)
         def running(*args: Any, **kwargs: Any) -> Any:
-            self.running = True
+            within, self.running = self.running, True
             try:
                 return forward(*args, **kwargs)
             finally:
-                self.running = False
+                self.running = within
 
         root.forward = running
         before = [(vars(block.module), name, vars(block.module)[name]) for block in self.hidden for name in HELD]
