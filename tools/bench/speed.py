@@ -244,22 +244,20 @@ def prune_with_peer(model: Any, ids: Any) -> Figures:
 
 
 def least_work(model: Any, ids: Any) -> Figures:
-    """What no tool on torch.export does without: two blocks exported, each weight read once, half of each copied.
-
-    torch.export is let off the code of graphs that nobody runs, as in graphprune.
-    """
+    """What can hardly be done without: two blocks captured, each weight read once, half of each copied."""
     import torch
     import transformers
-    from torch.fx._lazy_graph_module import _use_lazy_graph_module
+
+    trace: Any = importlib.import_module("graphprune.passes.trace")
+    collector: Any = importlib.import_module("graphprune.collector")
 
     config = transformers.LlamaConfig(**{**model.config.to_dict(), "num_hidden_layers": 2})
     with torch.device(ids.device):
         blocks = transformers.LlamaForCausalLM(config).eval()
-    blocks.config.use_cache = False
     weights = [parameter.detach() for parameter in model.parameters()]
     figures: Figures = {}
-    with timed(figures, "trace"), torch.no_grad(), _use_lazy_graph_module(True):
-        torch.export.export(blocks, (), {"input_ids": ids}, strict=False)
+    with timed(figures, "trace"), collector.collector_paused():
+        trace.trace(blocks, (), {"input_ids": ids})
     with timed(figures, "score"):
         for weight in weights:
             torch.linalg.vector_norm(weight)
