@@ -13,8 +13,7 @@ from typing import Literal, Protocol
 
 from torch import fx
 
-from .axes import Atom, Axis, Product
-from .axes.algebra import parts
+from .axes import Atom, Axis, Product, atoms, parts
 from .program import Inference
 from .rules import Dims
 from .rules.contraction import einsum_axes
@@ -67,7 +66,7 @@ class Cost:
         """For each atom the indices of the terms that it is part of."""
         found: dict[int, list[int]] = {}
         for index, term in enumerate(self.terms):
-            for atom in {atom for axis in term for atom in _atom_ids(axis)}:
+            for atom in {atom.id for axis in term for atom in atoms(axis)}:
                 found.setdefault(atom, []).append(index)
         return found
 
@@ -83,13 +82,6 @@ def size(axis: Axis, counts: Counts) -> int:
         return counts.get(axis.id, axis.size)
     sizes = [size(part, counts) for part in parts(axis)]
     return math.prod(sizes) if isinstance(axis, Product) else sum(sizes)
-
-
-def _atom_ids(axis: Axis) -> Iterable[int]:
-    if isinstance(axis, Atom):
-        yield axis.id
-    for part in parts(axis):
-        yield from _atom_ids(part)
 
 
 def parameter_cost(traced: TracedModel, counted: Callable[[str], bool] = lambda name: True) -> Cost:

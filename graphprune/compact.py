@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import fx, nn
@@ -37,7 +38,7 @@ class CompactModel:
     origin: Origin | None = field(default=None, repr=False)
     """What ``gp.save`` and ``gp.export_onnx`` need to know of the dense model; ``gp.rewrite`` always says it."""
 
-    @property
+    @cached_property
     def graph(self) -> fx.GraphModule:
         """The graph form."""
         return written(self.graph_form)

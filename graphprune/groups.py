@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .axes import Atom, Axis, atoms
-from .axes.algebra import parts
+from .axes import Atom, Axis, atoms, parts
 from .tables import groups_table, to_html
 
 Kind = Literal["channels", "heads", "repeats", "head_dims", "experts", "lora_rank"]

@@ -49,7 +49,7 @@ class TracedModel:
         """The module that was traced; its parameters are those of the graph, unless they are stored in few bits."""
         return self.program.module if self.stored is None else self.stored.module
 
-    @property
+    @cached_property
     def graph(self) -> fx.GraphModule:
         """The graph of ATen operators, runnable with the arguments that the module was traced with."""
         return written(self.program.graph)

@@ -18,8 +18,7 @@ from collections.abc import Iterable, Mapping
 import networkx as nx
 from torch import fx
 
-from ..axes import Atom, Axis, Freeze, Product, Sum, atoms
-from ..axes.algebra import parts
+from ..axes import Atom, Axis, Freeze, Product, Sum, atoms, parts
 from ..groups import Groups, Kind, Member, PruningGroup, share_per_unit
 from ..program import Inference, Program, location
 from ..rules import Dims

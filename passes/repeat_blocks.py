@@ -170,7 +170,6 @@ class Repeats:
 
     def _marking(self, family: int, block: Block) -> Callable[..., Any]:
         forward = block.module.forward
-        hidden = any(block is each for each in self.hidden)
 
         @functools.wraps(forward)
         def marking(*args: Any, **kwargs: Any) -> Any:
@@ -179,9 +178,9 @@ class Repeats:
                 with UNSEEN():
                     description = _describe((args, tuple(kwargs.items())), tensors)
             except Unlike:  # it takes something that may change meanwhile
-                return self.miss() if hidden else forward(*args, **kwargs)
+                return forward(*args, **kwargs)
             if self.inside:
-                return self.miss() if hidden else forward(*args, **kwargs)
+                return forward(*args, **kwargs)
             call = next(_numbers)
             self.calls[call] = block
             template = self.templates.get((family, description))
@@ -189,8 +188,6 @@ class Repeats:
                 with UNSEEN():
                     repeated = torch.ops.graphprune.repeat(call, template.call, tensors)
                 return _filled(template.outputs, repeated)
-            if hidden:
-                self.miss()
             entered = dict(zip(map(id, tensors), torch.ops.graphprune.enter(call, tensors), strict=True))
             args, kwargs = _map(args, entered), {name: _map(value, entered) for name, value in kwargs.items()}
             self.inside = True

@@ -19,8 +19,7 @@ from typing import Any
 
 from torch import fx
 
-from ..axes import Atom, Axis, Product, atoms
-from ..axes.algebra import parts
+from ..axes import Atom, Axis, Product, atoms, parts
 from ..program import module_path, source_line
 from ..rules import Dims, Result
 from ..rules.registry import operator_name
