@@ -48,6 +48,7 @@ def importance_by_dim(criterion: Criterion, matrix: Matrix, kept: DimMasks = ())
             marginals = [block.new_zeros(size) for size in shape]
         for dim in range(len(shape)):
             marginals[dim][rows if dim == 0 else slice(None)] += summed_but(block, dim)
+        del block  # the next one gets its memory, which takes long to get from the system
     sizes = [size if mask is None else int(mask.sum()) for size, mask in zip(shape, masks, strict=True)]
     return [
         _position(each, rule, math.prod(sizes) // max(1, size), mask)

@@ -33,12 +33,12 @@ from .compact import CompactModel
 from .errors import RewriteError, VerificationError
 from .masks import Keep
 from .origin import origin_of
+from .passes.cut_in_place import cut_tensor_
 from .passes.patch_modules import Counted, counted_axes, patch_modules, set_sizes, without_values
 from .passes.random_draws import CutDraws, Made, cut_draws
 from .passes.recompute_shapes import recompute_shapes
 from .passes.slice_parameters import (
     DimMasks,
-    cut_tensor_,
     is_constant,
     is_zero_where_masked,
     parameter_masks,

@@ -47,15 +47,20 @@ def slice_tensor(tensor: Tensor, masks: DimMasks) -> Tensor:
     result = tensor
     for dim, mask in enumerate(masks):
         if mask is not None:
-            result = _selected(result, dim, mask.nonzero().flatten().to(result.device))
+            result = selected(result, dim, positions_of(mask, result))
     return result.clone() if result is tensor else result
 
 
-def _selected(tensor: Tensor, dim: int, kept: Tensor) -> Tensor:
+def positions_of(mask: Tensor, tensor: Tensor) -> Tensor:
+    """The positions that stay, ascending, where they are needed for a tensor."""
+    return mask.nonzero().flatten().to(tensor.device)
+
+
+def selected(tensor: Tensor, dim: int, kept: Tensor, out: Tensor | None = None) -> Tensor:
     """Some positions of a dim. Columns of types with 2 or 8 bytes are gathered in half the time, or less."""
     if 0 < dim == tensor.ndim - 1 and tensor.is_floating_point() and tensor.element_size() > 1:
-        return tensor.gather(dim, kept.expand(*tensor.shape[:-1], -1))
-    return tensor.index_select(dim, kept)
+        return torch.gather(tensor, dim, kept.expand(*tensor.shape[:-1], -1), out=out)
+    return torch.index_select(tensor, dim, kept, out=out)
 
 
 def widen(tensor: Tensor, masks: DimMasks) -> Tensor:
@@ -64,8 +69,7 @@ def widen(tensor: Tensor, masks: DimMasks) -> Tensor:
     for dim, mask in enumerate(masks):
         if mask is not None:
             shape = (*result.shape[:dim], len(mask), *result.shape[dim + 1 :])
-            places = mask.nonzero().flatten().to(result.device)
-            result = result.new_zeros(shape).index_copy_(dim, places, result)
+            result = result.new_zeros(shape).index_copy_(dim, positions_of(mask, result), result)
     return result
 
 
@@ -78,21 +82,8 @@ def zero_masked_(tensor: Tensor, masks: DimMasks) -> Tensor:
     """The same in the tensor itself, which must not be one that gradients are taken of."""
     for dim, mask in enumerate(masks):
         if mask is not None:
-            gone = (~mask).nonzero().flatten().to(tensor.device)
-            tensor.index_fill_(dim, gone, 0)
+            tensor.index_fill_(dim, positions_of(~mask, tensor), 0)
     return tensor
-
-
-def cut_tensor_(tensor: Tensor, masks: DimMasks) -> None:
-    """Cut a tensor to the positions that stay, in place, with its gradient; what it held is freed."""
-    gradient, tensor.grad = tensor.grad, None
-    sliced = slice_tensor(tensor.data, masks)
-    if tensor.requires_grad:
-        # a graph that still lives keeps the node that adds up gradients of the old shape, up to a change of type
-        tensor.data = sliced.new_empty(0, dtype=torch.half if tensor.dtype != torch.half else torch.float)
-    tensor.data = sliced
-    if gradient is not None:
-        tensor.grad = slice_tensor(gradient, masks)
 
 
 def masks_within(masks: Mapping[str, DimMasks], there: Mapping[str, DimMasks]) -> dict[str, DimMasks]:

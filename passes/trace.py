@@ -42,6 +42,7 @@ from ..errors import CaptureError
 from ..program import fetch, unwritten
 from ..progress import Parts, Progress, calls_counted
 from ..rules.registry import bound_arguments
+from .call_stacks import only_forwards_noted
 from .capture_errors import explain_capture
 from .follow_values import values_followed
 from .functional_writes import write_anew
@@ -240,6 +241,7 @@ def _export(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
     with (
         caches_restored(),
         _DataDetached(),
+        only_forwards_noted(),
         mock.patch.object(transformer, "_detect_is_causal_mask", _is_causal),
         mock.patch.object(Distribution, "_validate_args", False),  # it branches on the values of parameters
         mock.patch.object(torch._C, "_set_grad_enabled", _set_grad_enabled),

@@ -34,10 +34,10 @@ from ..compact import CompactModel
 from ..distributed import check_wrappers, has_others, take_new_sizes
 from ..errors import RewriteError, TrainingError, VerificationError
 from ..origin import origin_of
+from ..passes.cut_in_place import cut_tensor_
 from ..passes.patch_modules import copy_with, counted_axes, set_sizes, without_values
 from ..passes.slice_parameters import (
     DimMasks,
-    cut_tensor_,
     masks_within,
     parameter_masks,
     slice_tensor,

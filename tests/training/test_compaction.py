@@ -24,7 +24,7 @@ from transformers import (
 
 import graphprune as gp
 from graphprune.errors import RewriteError, TrainingError, TrainingInterrupted, VerificationError
-from graphprune.passes import slice_parameters
+from graphprune.passes import cut_in_place
 from graphprune.passes.slice_parameters import masks_within, parameter_masks, slice_tensor, widen
 from graphprune.training import compaction
 from graphprune.training.callback import LoRAPruneCallback
@@ -500,7 +500,7 @@ def test_a_wrong_cut_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         moved = [None if mask is None else mask.sort(descending=True).values for mask in masks]
         return right(tensor, moved if tensor.shape[0] == 48 and tensor.ndim == 2 else masks)
 
-    monkeypatch.setattr(slice_parameters, "slice_tensor", wrong)
+    monkeypatch.setattr(cut_in_place, "slice_tensor", wrong)
     monkeypatch.setattr(compaction, "slice_tensor", wrong)
     with pytest.raises(VerificationError) as error:
         trained(tiny_with_adapters(), tmp_path, {"compaction": 0.1})
