@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -124,6 +124,17 @@ def written(graph: fx.GraphModule) -> fx.GraphModule:
         if isinstance(each, _LazyGraphModule):
             each.real_recompile()
     return graph
+
+
+def copied_call(node: fx.Node, graph: fx.Graph, value: Callable[[fx.Node], Any]) -> fx.Node:
+    """A copy of a node in a graph, with ``value`` of each node that it takes, in half the time of ``graph.node_copy``.
+
+    That looks for symbolic sizes among the arguments of each call, to warn of them.
+    """
+    copied = graph.create_node(node.op, node.target, name=node.name, type_expr=node.type)
+    copied._update_args_kwargs(fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value))
+    copied.meta.update(node.meta)
+    return copied
 
 
 def attribute_at(module: nn.Module, path: str) -> Any:

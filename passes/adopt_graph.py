@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from ..errors import CaptureError
+from ..program import copied_call
 from .functional_writes import is_mutating
 from .trace import functional_graph_of, tidy
 
@@ -39,7 +40,7 @@ def plain(module: nn.Module) -> fx.GraphModule:
     copies: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:
         if node.op != "call_module" or node.users:
-            copies[node] = graph.node_copy(node, lambda used: copies[used])
+            copies[node] = copied_call(node, graph, copies.__getitem__)
     graph.set_codegen(module.graph._codegen)
     return fx.GraphModule(module, graph)
 

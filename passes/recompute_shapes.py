@@ -23,7 +23,7 @@ from torch import Tensor, fx
 
 from ..axes import Axis
 from ..masks import Keep, keep_mask, kept_size
-from ..program import Inference, Program, attribute_at, unwritten
+from ..program import Inference, Program, attribute_at, copied_call, unwritten
 from ..rules import Dims, Resize, Result, cut_afterwards, resize_rules
 from ..rules.registry import bound_arguments, operator_name
 
@@ -63,7 +63,7 @@ def _recompute(
         return Fraction(kept(axis), max(1, axis.size))
 
     for node in old.graph.nodes:
-        copies[node] = new = graph.node_copy(node, lambda used: copies[used])
+        copies[node] = new = copied_call(node, graph, copies.__getitem__)
         if isinstance(node.meta.get("val"), torch.SymInt):
             shares[node] = _share_given(node, shares, inference.dims, share_of)
         if node.op == "get_attr":

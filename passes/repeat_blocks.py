@@ -32,7 +32,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx, nn
 
-from ..program import attribute_at
+from ..program import attribute_at, copied_call
 
 FEWEST = 4
 """How many blocks must be alike: two are captured, and one copy saves less than the marks cost."""
@@ -464,17 +464,14 @@ def put_back_repeats(captured: fx.GraphModule, repeats: Repeats) -> None:
 
 
 def _show(captured: fx.GraphModule, block: Block) -> None:
-    """Give the graph the tensors of a block under the names that they have in the module."""
-    for path, module in block.module.named_modules(remove_duplicate=False):
-        place: nn.Module = captured
-        for name in filter(None, f"{block.path}.{path}".split(".")):
-            if name not in place._modules:
-                place.add_module(name, nn.Module())
-            place = place.get_submodule(name)
-        for name, tensor in module.named_parameters(recurse=False, remove_duplicate=False):
-            place.register_parameter(name, tensor)
-        for name, tensor in module.named_buffers(recurse=False, remove_duplicate=False):
-            place.register_buffer(name, tensor, name not in module._non_persistent_buffers_set)
+    """Give the graph a block under the name that it has in the module."""
+    parents, _, name = block.path.rpartition(".")
+    place: nn.Module = captured
+    for each in filter(None, parents.split(".")):
+        if each not in place._modules:
+            place.add_module(each, nn.Module())
+        place = place.get_submodule(each)
+    place.add_module(name, block.module)
 
 
 class _Attributes:
@@ -575,8 +572,8 @@ def _copied(
         elif node.op == "get_attr":
             copies[node] = move.attribute(node)
         else:
-            copies[node] = graph.node_copy(node, value)
-            copies[node].meta = move.meta(node)
+            copies[node] = copied_call(node, graph, value)
+            copies[node].meta.update(move.meta(node))
     return [value(each) for each in _listed(leave)]
 
 

@@ -39,7 +39,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from ..errors import CaptureError
-from ..program import fetch, unwritten
+from ..program import copied_call, fetch, unwritten
 from ..progress import Parts, Progress, calls_counted
 from ..rules.registry import bound_arguments
 from .call_stacks import only_forwards_noted
@@ -477,7 +477,7 @@ def _copy_into(graph: fx.Graph, inner: fx.Graph, values: Sequence[Any]) -> Any:
         elif node.op == "output":
             return fx.map_arg(node.args[0], lambda used: copies[used])
         else:
-            copies[node] = graph.node_copy(node, lambda used: copies[used])
+            copies[node] = copied_call(node, graph, copies.__getitem__)
     return None
 
 

@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..axes import Axis, atoms
 from ..errors import VerificationError
 from ..masks import Keep, SlotOutsideError, broadcast_masks, keep_mask
-from ..program import Inference, Program, fetch, has, location, unwritten
+from ..program import Inference, Program, copied_call, fetch, has, location, unwritten
 from ..progress import Parts, Progress, Watched, calls_counted
 from ..quiet import first_line
 from ..rules import Dims
@@ -638,7 +638,7 @@ def _copy(graph: fx.Graph) -> fx.Graph:
     copied = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        copies[node] = copied.node_copy(node, lambda used: copies[used])
+        copies[node] = copied_call(node, copied, copies.__getitem__)
     copied.set_codegen(graph._codegen)
     return copied
 
