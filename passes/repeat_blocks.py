@@ -4,7 +4,7 @@
    parameters are, all the way down, but for numbers that count their position in the list.
 2. While the module is captured, the first call of a block is put between two marks, and a further call of a block that
    is alike, with inputs that are alike, becomes one call that only has the right outputs.
-3. The last block of a list is captured as well, and must have come out as the first one.
+3. The last block of a list runs as well, without being captured, and must call what the first one called.
 4. What the blocks between them hold is hidden meanwhile, since torch.export takes its time over each tensor.
 5. In the captured graph each such call is replaced by a copy of the calls between the marks, over its own parameters.
 
@@ -25,12 +25,16 @@ import functools
 import itertools
 import operator
 import re
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from ..program import attribute_at, copied_call
 
@@ -49,7 +53,7 @@ UNSEEN = torch._C.DisableTorchFunction
 _library = torch.library.Library("graphprune", "FRAGMENT")
 _library.define("enter(int call, Tensor[] inputs) -> Tensor[]")
 _library.define("leave(int call, Tensor[] outputs) -> Tensor[]")
-_library.define("repeat(int call, int template, Tensor[] inputs) -> Tensor[]")
+_library.define("repeat(int call, int template, int[] places, Tensor[] others) -> Tensor[]")
 _numbers = itertools.count()
 _results: dict[int, list[Tensor]] = {}
 """The outputs of the calls that are captured just now."""
@@ -71,7 +75,7 @@ def _leave(call: int, outputs: Sequence[Tensor]) -> list[Tensor]:
     return _same_sizes(outputs)
 
 
-def _repeat(call: int, template: int, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _repeat(call: int, template: int, places: Sequence[int], others: Sequence[Tensor]) -> list[Tensor]:
     return _same_sizes(_results[template])
 
 
@@ -95,7 +99,12 @@ class Template:
     """A call of a block that was captured: its number, and its outputs with a place for each tensor."""
 
     call: int
+    inputs: list[tuple[Tensor, int]]
+    """With the number of times that each had been written into."""
+
     outputs: Any
+    noted: _Noted
+    """What it called."""
 
 
 @dataclass
@@ -108,9 +117,6 @@ class Repeats:
 
     calls: dict[int, Block] = field(default_factory=dict)
     templates: dict[tuple[int, Hashable], Template] = field(default_factory=dict)
-    controls: list[tuple[int, int]] = field(default_factory=list)
-    """Calls of first and last blocks that must come out the same."""
-
     inside: bool = False
     running: bool = False
     """Whether the module itself runs, and not what torch.export does before and after."""
@@ -184,29 +190,131 @@ class Repeats:
             call = next(_numbers)
             self.calls[call] = block
             template = self.templates.get((family, description))
-            if template is not None and block is not self.families[family][-1]:
+            if template is not None:
+                if block is self.families[family][-1]:
+                    with _uncaptured():
+                        self._check(template, block, forward, args, kwargs)
                 with UNSEEN():
-                    repeated = torch.ops.graphprune.repeat(call, template.call, tensors)
+                    others = {
+                        at: new
+                        for at, (new, (old, writes)) in enumerate(zip(tensors, template.inputs, strict=True))
+                        if new is not old or new._version != writes
+                    }
+                    repeated = torch.ops.graphprune.repeat(call, template.call, list(others), list(others.values()))
                 return _filled(template.outputs, repeated)
             entered = dict(zip(map(id, tensors), torch.ops.graphprune.enter(call, tensors), strict=True))
             args, kwargs = _map(args, entered), {name: _map(value, entered) for name, value in kwargs.items()}
-            self.inside = True
-            try:
-                with _hidden_positions(block):
-                    outputs = forward(*args, **kwargs)
-            finally:
-                self.inside = False
+            with UNSEEN():
+                given = [(each, each._version) for each in tensors]
+            noted = _Noted(block, list(entered.values()))
+            outputs = self._run(noted, block, forward, args, kwargs)
             results: list[Tensor] = []
             _describe(outputs, results)
+            noted.end(results)
             _results[call] = results
             places = {id(each): _Place(at) for at, each in enumerate(results)}
-            captured = Template(call, _map(outputs, places))
-            if template is not None:
-                self.controls.append((template.call, call))
-            self.templates.setdefault((family, description), captured)
+            captured = Template(call, given, _map(outputs, places), noted)
+            self.templates[family, description] = captured
             return _filled(captured.outputs, torch.ops.graphprune.leave(call, results))
 
         return marking
+
+    def _run(
+        self, noted: _Noted, block: Block, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        self.inside = True
+        try:
+            with _hidden_positions(block), noted:
+                return forward(*args, **kwargs)
+        finally:
+            self.inside = False
+
+    def _check(
+        self,
+        template: Template,
+        block: Block,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Run a block, and compare it with the one that stands for it.
+
+        Raises:
+            Unlike: it calls something else, or keeps what it makes.
+        """
+        tensors: list[Tensor] = []
+        _describe((args, tuple(kwargs.items())), tensors)
+        noted = _Noted(block, tensors)
+        outputs = self._run(noted, block, forward, args, kwargs)
+        results: list[Tensor] = []
+        _describe(outputs, results)
+        noted.end(results)
+        if noted.calls != template.noted.calls:
+            raise Unlike(f"{block.path} does something else than {self.calls[template.call].path}")
+        del outputs, results
+        if any(made() is not None for made in noted.made):
+            raise Unlike(f"{block.path} keeps what it makes")
+
+
+class _Noted(TorchFunctionMode):
+    """Notes what a block calls, in a form that is the same for blocks that do the same."""
+
+    def __init__(self, block: Block, inputs: Sequence[Tensor]):
+        super().__init__()
+        self.calls: list[Any] = []
+        self.made: list[weakref.ref[Tensor]] = []
+        """What was made on the way."""
+
+        self.others: list[Tensor] = []
+        """What was taken that is neither the block's own nor given to it."""
+
+        self._names: dict[int, Any] = {id(each): ("own", path) for path, each in _tensors(block.module)}
+        self._names |= {id(each): ("input", at) for at, each in enumerate(inputs)}
+        self._held: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        call = (func, self._named(args), self._named(kwargs))
+        made = func(*args, **(kwargs or {}))
+        for at, each in enumerate(tree_leaves(made)):
+            if isinstance(each, Tensor) and id(each) not in self._names:
+                self._names[id(each)] = ("call", len(self.calls), at)
+                self._held.append(each)
+        self.calls.append(call)
+        return made
+
+    def end(self, outputs: Sequence[Tensor]) -> None:
+        """Note what the block gives, and let go of what it made."""
+        self.calls.append([self._named(each) for each in outputs])
+        self.made = [weakref.ref(each) for each in self._held]
+        self._held.clear()
+
+    def _named(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if id(value) not in self._names:
+                self._names[id(value)] = ("other", id(value))
+                self.others.append(value)
+            return self._names[id(value)]
+        if isinstance(value, (list, tuple)):
+            return [self._named(each) for each in value]
+        if isinstance(value, dict):
+            return {name: self._named(each) for name, each in value.items()}
+        if isinstance(value, slice):
+            return slice, self._named((value.start, value.stop, value.step))
+        return str(value) if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) else value
+
+
+@contextlib.contextmanager
+def _uncaptured() -> Iterator[None]:
+    """Within the context nothing gets into the graph that is being captured."""
+    capturing = get_proxy_mode()
+    if capturing is None:
+        raise Unlike("nothing is being captured")
+    graph = capturing.tracer.graph
+    before = len(graph.nodes)
+    with disable_proxy_modes_tracing():
+        yield
+    for node in reversed(list(itertools.islice(graph.nodes, before, None))):  # modes that are set leave calls
+        graph.erase_node(node)
 
 
 HELD = ("_parameters", "_buffers", "_modules")
@@ -443,20 +551,14 @@ def put_back_repeats(captured: fx.GraphModule, repeats: Repeats) -> None:
     }
     for call, region in regions.items():
         _name_from_the_top(region, repeats.calls[call])
-    for first, last in repeats.controls:
-        move = _Move(captured, repeats.calls[first], repeats.calls[last], attributes)
-        expected = _written(captured, regions[first], exits[first], move.attribute)
-        if expected != _written(captured, regions[last], exits[last], _itself):
-            raise Unlike(f"{repeats.calls[last].path} does something else than {repeats.calls[first].path}")
     for node in nodes:
         if node.target is torch.ops.graphprune.repeat.default:
-            call, template, _ = node.args
+            call, template, places, _ = node.args
+            inputs = dict(enumerate(_listed(entries[template]))) | dict(zip(places, _listed(node), strict=True))
             source, target = repeats.calls[template], repeats.calls[call]
             move = _Move(captured, source, target, attributes)
             with captured.graph.inserting_before(node):
-                results = _copied(
-                    captured.graph, regions[template], entries[template], exits[template], _listed(node), move
-                )
+                results = _copied(captured.graph, regions[template], entries[template], exits[template], inputs, move)
             _replace(captured.graph, node, results)
     for call, entry in entries.items():
         _replace(captured.graph, exits[call], _listed(exits[call]))
@@ -519,27 +621,6 @@ def _name_from_the_top(region: list[fx.Node], block: Block) -> None:
             node.meta["nn_module_stack"] = stack
 
 
-def _written(
-    captured: fx.GraphModule, region: list[fx.Node], leave: fx.Node, attribute: Callable[[fx.Node], fx.Node]
-) -> list[Any]:
-    """What a block calls, in a form that is the same for blocks that do the same."""
-    calls = {node: f"call {at}" for at, node in enumerate(filter(_is_tensor, region))}
-
-    def name(used: fx.Node) -> Any:
-        if not _is_tensor(used):
-            return str(used.meta["val"])
-        if used.op == "get_attr":
-            return f"attribute {id(_attribute(captured, attribute(used).target))}"
-        return calls.get(used, "input")
-
-    rows = [(node.target, fx.map_arg((node.args, node.kwargs), name)) for node in calls]
-    return [*rows, [name(each) for each in _listed(leave)]]
-
-
-def _itself(node: fx.Node) -> fx.Node:
-    return node
-
-
 def _listed(mark: fx.Node) -> list[fx.Node]:
     """The tensors that a mark is given."""
     return list(mark.args[-1])  # type: ignore[arg-type]
@@ -555,7 +636,7 @@ def _copied(
     region: list[fx.Node],
     entry: fx.Node,
     leave: fx.Node,
-    inputs: Sequence[fx.Node],
+    inputs: Mapping[int, fx.Node],
     move: _Move,
 ) -> list[fx.Node]:
     """Copies of the calls of a block, over other inputs and parameters; gives its outputs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -111,6 +111,34 @@ class Leaving(Block):
         return self.found
 
 
+class InTurn(Block):
+    """Does something else each second time that one of them runs, which it counts at a place that all share."""
+
+    counted: ClassVar[list[int]] = [0]
+
+    def forward(self, x: Tensor, *_: Any) -> Any:
+        self.counted[0] += 1
+        return super().forward(x) + self.counted[0] % 2
+
+
+class Keeping(Block):
+    """Leaves a tensor where the next one leaves its own."""
+
+    kept: ClassVar[dict[str, Tensor]] = {}
+
+    def forward(self, x: Tensor, *_: Any) -> Any:
+        self.kept["last"] = super().forward(x)
+        return self.kept["last"] + 1
+
+
+class Unrounded(Block):
+    """Sets a mode."""
+
+    def forward(self, x: Tensor, *_: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
 class Residual(Stack):
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -138,6 +166,13 @@ class Collecting(Stack):
         return found  # type: ignore[no-any-return]
 
 
+class Asking(Stack):
+    """Takes what its last block left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + Keeping.kept.pop("last")
+
+
 class Counting(Stack):
     """Gives each block a number."""
 
@@ -145,6 +180,31 @@ class Counting(Stack):
         for index, block in enumerate(self.blocks):
             x = block(x, index)
         return x
+
+
+class Shifted(Block):
+    """Takes another tensor."""
+
+    def forward(self, x: Tensor, *others: Any) -> Any:
+        return super().forward(x) + others[0]
+
+
+class Shifting(Stack):
+    """Gives all blocks one tensor, and writes into it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift = torch.zeros_like(x)
+        for block in self.blocks:
+            x = block(x, shift)
+            shift += 1
+        return x
+
+
+class Beside(Stack):
+    """Gives all blocks the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(block(x, x) for block in self.blocks)  # type: ignore[return-value]
 
 
 class Handing(Stack):
@@ -248,10 +308,12 @@ def test_modules_in_blocks_have_their_whole_paths_where_one_is_called_in_all(mon
         Stack(*blocks(count=6)),
         Stack(*(nn.Sequential(Block(0)) for _ in range(5))),
         Stack(*blocks(WritingInside)),
+        Stack(*blocks(Unrounded)),
+        Beside(*blocks(Shifted)),
     ],
-    ids=["list", "sequence", "residual", "shared", "longer", "blocks of blocks", "in place"],
+    ids=["list", "sequence", "residual", "shared", "longer", "blocks of blocks", "in place", "mode", "beside"],
 )
-def test_of_blocks_that_are_alike_two_are_captured(module: nn.Module) -> None:
+def test_of_blocks_that_are_alike_two_are_run(module: nn.Module) -> None:
     assert runs(module) == 2
 
 
@@ -265,6 +327,9 @@ def test_of_blocks_that_are_alike_two_are_captured(module: nn.Module) -> None:
         Residual(*blocks(Writing)),
         Noting(*blocks(Taking)),
         Collecting(*blocks(Leaving)),
+        Stack(*blocks(InTurn)),
+        Asking(*blocks(Keeping)),
+        Shifting(*blocks(Shifted)),
         Counting(*blocks()),
         Handing(*blocks()),
         Stack(*(Block(index, slope=index % 2 + 0.5) for index in range(4))),
@@ -273,6 +338,7 @@ def test_of_blocks_that_are_alike_two_are_captured(module: nn.Module) -> None:
     ],
     ids=[
         *("position", "fourth", "position in a list", "path", "in place", "from outside", "to outside"),
+        *("in turn", "last one kept", "written between"),
         *("number given", "list given", "attribute", "flag", "tensor"),
     ],
 )
