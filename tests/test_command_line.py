@@ -96,7 +96,8 @@ def test_the_shell_completes(words: str, expected: list[str]) -> None:
     assert completions(words) == expected
 
 
-def test_the_script_of_a_shell() -> None:
+def test_the_script_of_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))  # a job has none around it
     result = run("--show-completion", "bash")
     assert result.exit_code == 0, result.output
     assert "_GRAPHPRUNE_COMPLETE=complete_bash" in result.stdout

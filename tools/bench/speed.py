@@ -297,8 +297,9 @@ def pruning_rows(run: Callable[..., Figures], shape: str) -> Iterator[str]:
         yield row(shape, "float32", "torch-pruning", *["–"] * 10, peer["problem"])
         return
     seconds = peer["trace"] + peer["rewrite"]
-    ratio = seconds / sum(own[1][stage] for stage in STAGES)
-    cells = [f"{peer['trace']:.2f}", "–", "–", "–", f"{peer['rewrite']:.2f}", f"{seconds:.2f} ({ratio:.1f}×)", "–"]
+    beside, in_place = (f"{seconds / sum(each[stage] for stage in STAGES):.1f}×" for each in own[1:])
+    total = f"{seconds:.2f} ({beside}, {in_place} in place)"
+    cells = [f"{peer['trace']:.2f}", "–", "–", "–", f"{peer['rewrite']:.2f}", total, "–"]
     memory = [f"{peer['model']:.0f}", f"{peer['peak']:.0f}", "–"]
     yield row(shape, "float32", "torch-pruning", *cells, *memory, peer.get("problem", f"{peer['left']:.0%}"))
 
