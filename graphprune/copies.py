@@ -32,13 +32,12 @@ def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return copied
 
 
-def _tensors(held: Any) -> list[Tensor]:
+def _tensors(held: Tensor | dict[Any, Any] | list[Any] | tuple[Any, ...]) -> list[Tensor]:
     """The tensors in dicts, lists and tuples."""
     if isinstance(held, Tensor):
         return [held]
-    if isinstance(held, dict):
-        held = list(held.values())
-    return [tensor for each in held for tensor in _tensors(each)] if isinstance(held, (list, tuple)) else []
+    values = held.values() if isinstance(held, dict) else held
+    return [tensor for each in values if isinstance(each, (Tensor, dict, list, tuple)) for tensor in _tensors(each)]
 
 
 def _following(function: FunctionType, memo: dict[int, Any]) -> FunctionType:

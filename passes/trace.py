@@ -32,7 +32,7 @@ from unittest import mock
 import torch
 from torch import fx, nn
 from torch.distributions import Distribution
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, _trace
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
@@ -245,6 +245,7 @@ def _export(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
         mock.patch.object(transformer, "_detect_is_causal_mask", _is_causal),
         mock.patch.object(Distribution, "_validate_args", False),  # it branches on the values of parameters
         mock.patch.object(torch._C, "_set_grad_enabled", _set_grad_enabled),
+        mock.patch.object(_trace, "_replace_unbacked_bindings", _replace_unbacked_bindings),
     ):
         return _exported(module, args, kwargs, dynamic)
 
@@ -270,6 +271,15 @@ def _set_grad_enabled(mode: bool) -> None:
     """Set whether gradients are taken, which torch.export would note in the graph, and split that in pieces there."""
     with UNSEEN():
         _set_grad(mode)
+
+
+_replace_bindings = _trace._replace_unbacked_bindings
+
+
+def _replace_unbacked_bindings(captured: fx.GraphModule) -> None:
+    """Look for sizes that depend on data in each result, which asks torch's modes about each size and each stride."""
+    with UNSEEN():
+        _replace_bindings(captured)
 
 
 def _is_causal(mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:

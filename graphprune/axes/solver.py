@@ -64,6 +64,10 @@ class Solver(Generic[Cause]):
     spreads: list[Spread[Cause]] = field(default_factory=list)
     frozen: dict[int, Freeze[Cause]] = field(default_factory=dict)
     statistics: dict[int, Freeze[Cause]] = field(default_factory=dict)
+    _resolved: dict[int, tuple[Axis, Axis]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Axes that are no atoms, by their ids, and what they are with as many bindings as when that was noted."""
+
+    _noted_at: int = field(default=0, init=False, repr=False, compare=False)
 
     def fresh(self, size: int) -> Axis:
         """A new axis of ``size`` positions about which nothing is known; ``ONE`` if there is just one."""
@@ -87,11 +91,17 @@ class Solver(Generic[Cause]):
             for atom in chain:
                 self.bindings[atom] = end
             return end
+        if self._noted_at != len(self.bindings):
+            self._resolved.clear()
+            self._noted_at = len(self.bindings)
+        elif (noted := self._resolved.get(id(axis))) is not None:
+            return noted[1]
         old = parts(axis)
         new = [self.resolve(part) for part in old]
-        if all(map(operator.is_, new, old)):
-            return axis
-        return product(*new) if isinstance(axis, Product) else concat(*new)
+        same = all(map(operator.is_, new, old))
+        result = axis if same else product(*new) if isinstance(axis, Product) else concat(*new)
+        self._resolved[id(axis)] = axis, result
+        return result
 
     def freeze(self, axis: Axis, reason: str, cause: Cause | None = None) -> None:
         """Nothing of ``axis`` may be cut; the first reason that is given stays."""
