@@ -39,7 +39,7 @@ from torch.utils._pytree import tree_leaves
 from ..program import attribute_at, copied_call
 
 FEWEST = 4
-"""How many blocks must be alike: two are captured, and one copy saves less than the marks cost."""
+"""How many blocks must be alike: one is captured, another one runs, and one copy saves less than the marks cost."""
 
 FEWEST_HIDDEN = 32
 """How many tensors the blocks between the first and the last must hold to be hidden: few save less than is risked."""

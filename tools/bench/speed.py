@@ -243,42 +243,17 @@ def prune_with_peer(model: Any, ids: Any) -> Figures:
     return figures
 
 
-def least_work(model: Any, ids: Any) -> Figures:
-    """What can hardly be done without: two blocks captured, each weight read once, half of each copied."""
-    import torch
-    import transformers
-
-    trace: Any = importlib.import_module("graphprune.passes.trace")
-    collector: Any = importlib.import_module("graphprune.collector")
-
-    config = transformers.LlamaConfig(**{**model.config.to_dict(), "num_hidden_layers": 2})
-    with torch.device(ids.device):
-        blocks = transformers.LlamaForCausalLM(config).eval()
-    weights = [parameter.detach() for parameter in model.parameters()]
-    figures: Figures = {}
-    with timed(figures, "trace"), collector.collector_paused():
-        trace.trace(blocks, (), {"input_ids": ids})
-    with timed(figures, "score"):
-        for weight in weights:
-            torch.linalg.vector_norm(weight)
-    with timed(figures, "rewrite"):
-        kept = [weight[: len(weight) // 2].clone() for weight in weights]
-    figures["left"] = sum(weight.numel() for weight in kept) / sum(weight.numel() for weight in weights)
-    return figures
-
-
 MEASUREMENTS: dict[str, Callable[[Any, Any], Figures]] = {
     "prune": prune,
     "prune in place": partial(prune, in_place=True),
     "analyse": analyse_alone,
     "rewrite": rewrite,
-    "least work": least_work,
     "torch-pruning": prune_with_peer,
 }
 
 
 def pruning_rows(run: Callable[..., Figures], shape: str) -> Iterator[str]:
-    """The rows of one shape: without values, with values, in place, what is needed in any case, and torch-pruning's."""
+    """The rows of one shape: without values, with values, in place, and torch-pruning's."""
     ways = [("prune", "meta"), ("prune", "cpu"), ("prune in place", "cpu")]
     own = [run(what, shape, device) for what, device in ways]
     for (what, device), figures in zip(ways, own, strict=True):
@@ -288,10 +263,6 @@ def pruning_rows(run: Callable[..., Figures], shape: str) -> Iterator[str]:
         memory = [f"{figures[name]:.0f}" for name in ("model", "peak unverified", "peak")]
         weights, tool = "meta" if device == "meta" else "float32", what.replace("prune", "graphprune")
         yield row(shape, weights, tool, *stages, f"{total:.2f}", verify, *memory, f"{figures['left']:.0%}")
-    needed = run("least work", shape, "cpu")
-    least_seconds = sum(needed[stage] for stage in ("trace", "score", "rewrite"))
-    stages = [f"{needed[stage]:.2f}" if stage in needed else "–" for stage in STAGES]
-    yield row(shape, "float32", "least work", *stages, f"{least_seconds:.2f}", *["–"] * 5)
     peer = run("torch-pruning", shape, "cpu")
     if "trace" not in peer:
         yield row(shape, "float32", "torch-pruning", *["–"] * 10, peer["problem"])
