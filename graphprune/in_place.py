@@ -3,8 +3,8 @@
 1. The outputs on the inputs that the module was traced with are noted, and a compact module that holds views of the
    dense one is run on them: what can be refused is refused before a change.
 2. The outputs with zeros written over what goes are noted.
-3. Each parameter and buffer becomes its kept slice, and stays the same object; what it held is freed before the next, or
-   takes the slice in (see ``passes/cut_in_place.py``).
+3. Each parameter and buffer becomes its kept slice, and stays the same object; what it held is freed before the next,
+   or takes the slice in (see ``passes/cut_in_place.py``).
 4. The outputs of the cut module, and of its graph, are compared with the masked ones, in the model's own types.
 
 As in :mod:`.passes.verify` tensors in which a wrong slice could not be seen have noise while this runs; they get their
