@@ -36,8 +36,7 @@ def importance_by_dim(criterion: Criterion, matrix: Matrix, kept: DimMasks = ())
     rule = criterion.aggregation
     shape = matrix.shape
     masks = kept or [None] * len(shape)
-    # made before the blocks: behind one, they would keep its memory from the next, which needs a little more of it
-    marginals = [torch.zeros(size, device=matrix.weight.device) for size in shape]
+    marginals: list[Tensor] = []
     for rows in matrix.blocks():
         block = criterion.importance(matrix, rows)
         if block is None:
@@ -45,9 +44,11 @@ def importance_by_dim(criterion: Criterion, matrix: Matrix, kept: DimMasks = ())
         block = _without_removed(block.float(), masks, rows)
         if rule.weights == "l2":
             block = block.square()
+        if not marginals:
+            marginals = [block.new_zeros(size) for size in shape]
         for dim in range(len(shape)):
             marginals[dim][rows if dim == 0 else slice(None)] += summed_but(block, dim)
-        del block  # the next one gets its memory, which takes long to get from the system
+        del block  # before the next one is made
     sizes = [size if mask is None else int(mask.sum()) for size, mask in zip(shape, masks, strict=True)]
     return [
         _position(each, rule, math.prod(sizes) // max(1, size), mask)

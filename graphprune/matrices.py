@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -158,6 +159,16 @@ class Matrix:
             else:
                 block = block + (adapter.scale * (left @ right)).reshape(block.shape).to(block.dtype)
         return block
+
+
+def empty_block(block: Tensor) -> Tensor:
+    """A tensor like a block without values, which leaves the next one its place in memory once it is gone.
+
+    One that torch makes does not: torch asks for a little more, to have it aligned, and finds no place of that size.
+    """
+    if block.device.type != "cpu":
+        return torch.empty_like(block)
+    return torch.from_numpy(numpy.empty(block.nbytes, numpy.uint8)).view(block.dtype).view(block.shape)
 
 
 def summed_but(block: Tensor, dim: int) -> Tensor:

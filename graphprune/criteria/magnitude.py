@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..errors import ScoreError
-from ..matrices import Matrix
+from ..matrices import Matrix, empty_block
 from .base import Criterion
 
 
@@ -27,5 +28,5 @@ class Magnitude(Criterion):
             raise ScoreError(f"order must be 1 or 2 for magnitude, not {self.order!r}")
 
     def importance(self, matrix: Matrix, rows: slice) -> Tensor | None:
-        weights = matrix.effective(rows)
-        return weights.square() if self.order == 2 else weights.abs()
+        weights = matrix.effective(rows).detach()
+        return (torch.square if self.order == 2 else torch.abs)(weights, out=empty_block(weights))
