@@ -173,6 +173,17 @@ def test_the_steps_of_an_aggregation(rule: Aggregation, expected: list[float]) -
     assert torch.allclose(values, torch.tensor(expected, dtype=torch.float32), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (5,), (3, 4), (2, 3, 4)], ids=str)
+def test_magnitudes_of_any_shape_and_type(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    matrix = Matrix("weight", nn.Parameter(torch.randn(shape).to(dtype)))
+    for rows in matrix.blocks():
+        weights = matrix.effective(rows)
+        found, squares = (gp.criteria.Magnitude(order).importance(matrix, rows) for order in (1, 2))
+        assert torch.equal(found, weights.abs())
+        assert torch.equal(squares, weights.square())
+
+
 def test_heads_are_means_over_their_positions() -> None:
     traced = gp.trace(tiny_llama(num_hidden_layers=1), kwargs={"input_ids": tokens()})
     model: Any = traced.module
