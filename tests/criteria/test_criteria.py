@@ -184,6 +184,13 @@ def test_magnitudes_of_any_shape_and_type(shape: tuple[int, ...], dtype: torch.d
         assert torch.equal(squares, weights.square())
 
 
+def test_random_scores_of_a_model_without_values() -> None:
+    with torch.device("meta"):
+        model = tiny_llama(num_hidden_layers=1)
+    traced = gp.trace(model, kwargs={"input_ids": tokens().to("meta")})
+    assert all(not values.is_meta for values in gp.score(traced, "random").values())
+
+
 def test_heads_are_means_over_their_positions() -> None:
     traced = gp.trace(tiny_llama(num_hidden_layers=1), kwargs={"input_ids": tokens()})
     model: Any = traced.module
