@@ -13,7 +13,7 @@ from .axes import Atom, Axis
 from .criteria import Aggregation, Criterion
 from .masks import fold
 from .matrices import Matrix, summed_but
-from .passes.slice_parameters import DimMasks
+from .passes.slice_parameters import DimMasks, positions_of
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def _without_removed(block: Tensor, masks: DimMasks, rows: slice) -> Tensor:
     """Some rows of a parameter with zeros at the positions that its masks leave out."""
     for dim, mask in enumerate(masks):
         if mask is not None:
-            gone = (~(mask[rows] if dim == 0 else mask)).nonzero().flatten().to(block.device)
-            block = block.index_fill(dim, gone, 0)
+            gone = ~(mask[rows] if dim == 0 else mask)
+            block = block.index_fill(dim, positions_of(gone, block), 0)
     return block
 
 

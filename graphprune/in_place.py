@@ -43,6 +43,7 @@ from .passes.slice_parameters import (
     is_constant,
     is_zero_where_masked,
     parameter_masks,
+    positions_of,
     slice_tensor,
     zero_masked_,
     zeroing_masks,
@@ -244,7 +245,7 @@ def _probed(program: Program, masks: Mapping[str, DimMasks]) -> Iterator[None]:
                 empty.append(name)
                 for dim, row in enumerate(rows):
                     if row is not None:
-                        gone = (~row).nonzero().flatten().to(tensor.device)
+                        gone = positions_of(~row, tensor)
                         tensor.index_copy_(dim, gone, noise(tensor.index_select(dim, gone).shape, tensor))
         yield
     finally:

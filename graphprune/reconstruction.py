@@ -21,7 +21,7 @@ from .adapters import shared_copy
 from .gates import Gate, find_gates
 from .gradients import at_least_one
 from .matrices import Matrix, matrices
-from .passes.slice_parameters import mask_of_dim, parameter_masks
+from .passes.slice_parameters import mask_of_dim, parameter_masks, positions_of
 from .passes.trace import evaluation_mode
 from .pipeline import changed_model
 from .plan import PruningPlan
@@ -119,7 +119,7 @@ def adding_moments(module: nn.Module, gates: Iterable[Gate], moments: dict[Gate,
 def least_squares(matrix: Matrix, dim: int, moments: Tensor, kept: Tensor, goes: Tensor, ridge: float) -> Tensor:
     """What is added to a weight whose inputs that are ``kept``, in ``dim``, make up for those that go; else zero."""
     weight = matrix.effective(slice(None)).double().movedim(dim, 1)
-    stays, leaves = (mask.nonzero().flatten().to(weight.device) for mask in (kept, goes))
+    stays, leaves = (positions_of(mask, weight) for mask in (kept, goes))
     second = moments.double()
     inner = second[stays][:, stays]
     diagonal = inner.diagonal()

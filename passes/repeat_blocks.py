@@ -193,7 +193,8 @@ class Repeats:
             if template is not None:
                 if block is self.families[family][-1]:
                     with _uncaptured():
-                        self._check(template, block, forward, args, kwargs)
+                        noted = self._run(block, forward, args, kwargs, tensors)[0]
+                    self._check(template, noted, block)
                 with UNSEEN():
                     others = {
                         at: new
@@ -206,11 +207,7 @@ class Repeats:
             args, kwargs = _map(args, entered), {name: _map(value, entered) for name, value in kwargs.items()}
             with UNSEEN():
                 given = [(each, each._version) for each in tensors]
-            noted = _Noted(block, list(entered.values()))
-            outputs = self._run(noted, block, forward, args, kwargs)
-            results: list[Tensor] = []
-            _describe(outputs, results)
-            noted.end(results)
+            noted, outputs, results = self._run(block, forward, args, kwargs, list(entered.values()))
             _results[call] = results
             places = {id(each): _Place(at) for at, each in enumerate(results)}
             captured = Template(call, given, _map(outputs, places), noted)
@@ -220,38 +217,34 @@ class Repeats:
         return marking
 
     def _run(
-        self, noted: _Noted, block: Block, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        self.inside = True
-        try:
-            with _hidden_positions(block), noted:
-                return forward(*args, **kwargs)
-        finally:
-            self.inside = False
-
-    def _check(
         self,
-        template: Template,
         block: Block,
         forward: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> None:
-        """Run a block, and compare it with the one that stands for it.
+        tensors: Sequence[Tensor],
+    ) -> tuple[_Noted, Any, list[Tensor]]:
+        """Run a block on arguments that hold these tensors: what it calls, its outputs, and the tensors in them."""
+        noted = _Noted(block, tensors)
+        self.inside = True
+        try:
+            with _hidden_positions(block), noted:
+                outputs = forward(*args, **kwargs)
+        finally:
+            self.inside = False
+        results: list[Tensor] = []
+        _describe(outputs, results)
+        noted.end(results)
+        return noted, outputs, results
+
+    def _check(self, template: Template, noted: _Noted, block: Block) -> None:
+        """Compare what a block called with what the one called that stands for it, once its outputs are let go.
 
         Raises:
             Unlike: it calls something else, or keeps what it makes.
         """
-        tensors: list[Tensor] = []
-        _describe((args, tuple(kwargs.items())), tensors)
-        noted = _Noted(block, tensors)
-        outputs = self._run(noted, block, forward, args, kwargs)
-        results: list[Tensor] = []
-        _describe(outputs, results)
-        noted.end(results)
         if noted.calls != template.noted.calls:
             raise Unlike(f"{block.path} does something else than {self.calls[template.call].path}")
-        del outputs, results
         if any(made() is not None for made in noted.made):
             raise Unlike(f"{block.path} keeps what it makes")
 
@@ -538,7 +531,7 @@ def put_back_repeats(captured: fx.GraphModule, repeats: Repeats) -> None:
         Unlike: a tensor gets into a block or out of it by another way than its inputs and outputs.
     """
     for block in repeats.hidden:
-        _show(captured, block)
+        captured.add_submodule(block.path, block.module)
     nodes = list(captured.graph.nodes)
     attributes = _Attributes(captured, nodes)
     entries = {node.args[0]: node for node in nodes if node.target is torch.ops.graphprune.enter.default}
@@ -563,17 +556,6 @@ def put_back_repeats(captured: fx.GraphModule, repeats: Repeats) -> None:
     for call, entry in entries.items():
         _replace(captured.graph, exits[call], _listed(exits[call]))
         _replace(captured.graph, entry, _listed(entry))
-
-
-def _show(captured: fx.GraphModule, block: Block) -> None:
-    """Give the graph a block under the name that it has in the module."""
-    parents, _, name = block.path.rpartition(".")
-    place: nn.Module = captured
-    for each in filter(None, parents.split(".")):
-        if each not in place._modules:
-            place.add_module(each, nn.Module())
-        place = place.get_submodule(each)
-    place.add_module(name, block.module)
 
 
 class _Attributes:
@@ -654,7 +636,7 @@ def _copied(
             copies[node] = move.attribute(node)
         else:
             copies[node] = copied_call(node, graph, value)
-            copies[node].meta.update(move.meta(node))
+            copies[node].meta.update(move.places_of(node))
     return [value(each) for each in _listed(leave)]
 
 
@@ -703,18 +685,18 @@ class _Move:
             raise Unlike(f"{target} is not in the graph")
         with self.captured.graph.inserting_before(node):
             made = self.captured.graph.get_attr(target)
-        made.meta = self.meta(node)
+        made.meta.update(node.meta | self.places_of(node))
         return made
 
-    def meta(self, node: fx.Node) -> dict[str, Any]:
-        """What is noted of a call, with the place of the other block for that of the one."""
+    def places_of(self, node: fx.Node) -> dict[str, Any]:
+        """What is noted of where a call stands, with the place of the other block for that of the one."""
         stack = node.meta.get("nn_module_stack")
         if not stack:
-            return dict(node.meta)
+            return {}
         for key, (path, kind) in stack.items():
             if (key, path) not in self.places:
                 self.places[key, path] = self._place(key, (path, kind))
-        return {**node.meta, "nn_module_stack": dict(self.places[key, path] for key, (path, _) in stack.items())}
+        return {"nn_module_stack": dict(self.places[key, path] for key, (path, _) in stack.items())}
 
     def _place(self, key: str, entry: tuple[str, Any]) -> tuple[str, tuple[str, Any]]:
         path, kind = entry

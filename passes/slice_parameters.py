@@ -52,7 +52,7 @@ def slice_tensor(tensor: Tensor, masks: DimMasks) -> Tensor:
 
 
 def positions_of(mask: Tensor, tensor: Tensor) -> Tensor:
-    """The positions that stay, ascending, where they are needed for a tensor."""
+    """The positions, ascending, at which a mask of a dim of a tensor is true, on the device of the tensor."""
     return mask.nonzero().flatten().to(tensor.device)
 
 

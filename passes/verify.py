@@ -47,6 +47,7 @@ from .slice_parameters import (
     is_constant,
     is_zero_where_masked,
     parameter_masks,
+    positions_of,
     slice_tensor,
     zero_masked,
     zeroing_masks,
@@ -508,7 +509,7 @@ def put_noise_(tensor: Tensor, masks: DimMasks, generator: torch.Generator) -> T
     """Noise at the positions of a tensor that go, where it has zeros, in the tensor itself."""
     for dim, mask in enumerate(masks):
         if mask is not None:
-            gone = (~mask).nonzero().flatten().to(tensor.device)
+            gone = positions_of(~mask, tensor)
             shape = (*tensor.shape[:dim], len(gone), *tensor.shape[dim + 1 :])
             tensor.index_copy_(dim, gone, NOISE * torch.randn(shape, generator=generator).to(tensor))
     return tensor

@@ -32,7 +32,7 @@ from ..errors import TrainingError
 from ..gates import Gate, ValuesOfAtoms
 from ..masks import fold
 from ..matrices import matrices
-from ..passes.slice_parameters import DimMasks, mask_of_dim, masks_within, widen
+from ..passes.slice_parameters import DimMasks, mask_of_dim, masks_within, positions_of, widen
 from ..program import fetch
 from ..quantised import quantised_weights
 from ..reconstruction import RIDGE, adding_moments, gates_of_matrices, least_squares
@@ -154,7 +154,7 @@ class MakingUp:
         kept = torch.ones(len(moments), dtype=torch.bool) if pruned is None else pruned
         alive = widen(kept, [mask_of_dim(there, gate.parameter, gate.weight_dim)])
         place = torch.where(alive, alive.cumsum(0) - 1, -1)
-        places = kept.nonzero().flatten().to(moments.device)
+        places = positions_of(kept, moments)
         inputs = {atom: place[each] for atom, each in self._inputs_of(gate).items()}
         return places, moments[places][:, places], inputs
 
@@ -203,7 +203,7 @@ class MakingUp:
         for name, moments in self.moments.items():
             kept = mask_of_dim(masks, name, self.gates[name].weight_dim)
             if kept is not None:
-                places = kept.nonzero().flatten().to(moments.device)
+                places = positions_of(kept, moments)
                 self.moments[name] = moments[places][:, places]
 
     def weights(self) -> dict[str, Tensor]:

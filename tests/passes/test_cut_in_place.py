@@ -1,3 +1,5 @@
+"""Tensors that are cut within their own memory, and what of it is given back."""
+
 import sys
 from collections.abc import Callable
 from pathlib import Path
