@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +27,10 @@ class Part:
     is_input: bool
 
 
-def importance_by_dim(criterion: Criterion, matrix: Matrix, kept: DimMasks = ()) -> list[Tensor] | None:
-    """For each dim of a parameter one number for each position, in float32; None if the parameter says nothing.
+def importance_by_dim(
+    criterion: Criterion, matrix: Matrix, dims: Collection[int], kept: DimMasks = ()
+) -> dict[int, Tensor] | None:
+    """For some dims of a parameter one number for each position, in float32; None if the parameter says nothing.
 
     The importance of the weights at one position of one dim is reduced over all other dims. Positions that the masks
     ``kept`` of the dims leave out count as little as if they were cut, and their own numbers are zero.
@@ -36,7 +38,7 @@ def importance_by_dim(criterion: Criterion, matrix: Matrix, kept: DimMasks = ())
     rule = criterion.aggregation
     shape = matrix.shape
     masks = kept or [None] * len(shape)
-    marginals: list[Tensor] = []
+    marginals: dict[int, Tensor] = {}
     for rows in matrix.blocks():
         block = criterion.importance(matrix, rows)
         if block is None:
@@ -45,15 +47,15 @@ def importance_by_dim(criterion: Criterion, matrix: Matrix, kept: DimMasks = ())
         if rule.weights == "l2":
             block = block.square()
         if not marginals:
-            marginals = [block.new_zeros(size) for size in shape]
-        for dim in range(len(shape)):
-            marginals[dim][rows if dim == 0 else slice(None)] += summed_but(block, dim)
+            marginals = {dim: block.new_zeros(shape[dim]) for dim in dims}
+        for dim, marginal in marginals.items():
+            marginal[rows if dim == 0 else slice(None)] += summed_but(block, dim)
         del block  # before the next one is made
     sizes = [size if mask is None else int(mask.sum()) for size, mask in zip(shape, masks, strict=True)]
-    return [
-        _position(each, rule, math.prod(sizes) // max(1, size), mask)
-        for each, size, mask in zip(marginals, sizes, masks, strict=True)
-    ]
+    return {
+        dim: _position(each, rule, math.prod(sizes) // max(1, sizes[dim]), masks[dim])
+        for dim, each in marginals.items()
+    }
 
 
 def _without_removed(block: Tensor, masks: DimMasks, rows: slice) -> Tensor:

@@ -12,7 +12,7 @@ from .compact import CompactModel
 from .criteria import Criterion
 from .pipeline import rewrite, trace
 from .scoring import score
-from .selection import select
+from .selection import kinds_of, select
 
 
 def prune(
@@ -37,6 +37,6 @@ def prune(
         GraphPruneError: whatever the four stages raise.
     """
     traced = trace(model, args, kwargs, by_example=by_example)
-    scores = score(traced, criterion, data=data)
-    selection = {"form": "module", **selection} if in_place else selection
-    return rewrite(traced, select(traced, scores, ratio=ratio, **selection), in_place=in_place)
+    selection = {"ratio": ratio, **({"form": "module"} if in_place else {}), **selection}
+    scores = score(traced, criterion, data=data, kinds=kinds_of(traced, **selection))
+    return rewrite(traced, select(traced, scores, **selection), in_place=in_place)

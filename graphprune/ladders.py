@@ -19,6 +19,7 @@ from torch import Tensor
 from .constraints import Constraints
 from .errors import ScoreError
 from .groups import PruningGroup
+from .kinds import asked_as
 from .layers import home_of
 from .scores import Scores
 
@@ -52,14 +53,6 @@ class Ladder:
     def held(self, kept: int) -> int:
         """The parameters in some parts of each group, where all else is whole."""
         return kept * sum(group.units // self.parts * _weight(group) for group in self.groups)
-
-
-def asked_as(group: PruningGroup) -> str:
-    """The word for a group in ``kinds``: its kind, or ``"statistics"`` where that is why it is not cut by default.
-
-    Experts have a word of their own, though a statistic is taken over them too.
-    """
-    return "statistics" if group.status == "statistics" and group.kind != "experts" else group.kind
 
 
 def build_ladders(

@@ -18,7 +18,7 @@ from .passes.slice_parameters import DimMasks
 from .quantised import QuantisedWeight, quantised_weights
 from .traced import TracedModel
 
-BLOCK = 1 << 18
+BLOCK = 1 << 19
 """Elements of a weight that are looked at together: as many as stay in a processor's cache, through all steps."""
 
 BLOCK_ON_ACCELERATOR = 1 << 24

@@ -19,7 +19,9 @@ class Scores(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.by_group:
-            raise ScoreError(f"the scores have nothing for {name}: score the model that is pruned")
+            raise ScoreError(
+                f"the scores have nothing for {name}: score the model that is pruned, with all kinds that are cut"
+            )
         return self.by_group[name]
 
     def __iter__(self) -> Iterator[str]:

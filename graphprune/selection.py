@@ -22,7 +22,8 @@ from .constraints import MOST_NAMED, Constraints, PerKind
 from .errors import BudgetError, PlanError
 from .expressible import config_cuts, is_configured, module_cuts
 from .groups import PruningGroup
-from .ladders import Ladder, Normalize, Scope, asked_as, build_ladders
+from .kinds import asked_as, choose_groups, what_holds
+from .ladders import Ladder, Normalize, Scope, build_ladders
 from .latency import LatencyTable
 from .layers import outside_layers
 from .plan import GroupPlan, KeptUnits, PruningPlan, unit_problem
@@ -127,7 +128,7 @@ def select(
     if not groups and not fixed and skip_layers:
         raise BudgetError("nothing outside the layers that are skipped can be cut in this way: skip fewer of them")
     if not groups and not fixed:
-        raise BudgetError(f"nothing of this model can be cut in this way: {_held(traced)}")
+        raise BudgetError(f"nothing of this model can be cut in this way: {what_holds(traced)}")
     cost, whole = _cost(traced, of, [*groups, *fixed.values()])
     gone = {} if within is None else _removed(traced, within)
     kept = {name: _fixed(group, rules.fixed[name], scores, gone.get(name)) for name, group in fixed.items()}
@@ -208,24 +209,23 @@ def can_be_smaller(traced: TracedModel, about: Mapping[str, Any], step: int = 1)
     }
 
 
-def choose_groups(traced: TracedModel, kinds: Sequence[str] | None) -> list[PruningGroup]:
-    """The groups that may be cut.
+def kinds_of(
+    traced: TracedModel,
+    *,
+    ratio: float | Mapping[str, float],
+    kinds: Sequence[str] | None = None,
+    constraints: Constraints | None = None,
+    **others: object,
+) -> list[str]:
+    """The kinds of the groups that :func:`select` may cut with these of its options: no others need scores.
 
     Raises:
         BudgetError: there are none; says why.
-        PlanError: there is no group of a kind.
+        PlanError: there is no group of a kind, or none that the constraints name.
     """
-    if kinds is None:
-        groups = list(traced.groups.prunable)
-    else:
-        known = {asked_as(group) for group in traced.groups}
-        for kind in kinds:
-            if kind not in known:
-                raise PlanError(f"no group of this model is of kind {kind!r}; there are {', '.join(sorted(known))}")
-        groups = [group for group in traced.groups.cuttable if asked_as(group) in kinds]
-    if not groups:
-        raise BudgetError(f"nothing of this model can be cut: {_held(traced)}")
-    return groups
+    groups = choose_groups(traced, tuple(ratio) if isinstance(ratio, Mapping) else kinds)
+    fixed = {} if constraints is None else constraints.fixed_groups(traced)
+    return list(dict.fromkeys(asked_as(group) for group in [*groups, *fixed.values()]))
 
 
 def removed_share(
@@ -461,9 +461,3 @@ def _kept(
     order = rows.sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1).values
     kept = tuple(tuple(row) for row in order.tolist())
     return kept if score.ndim == 2 or len(kept) > 1 else kept[0]
-
-
-def _held(traced: TracedModel) -> str:
-    """What holds a model that can't be cut: the largest frozen groups and their reasons."""
-    held = sorted((g for g in traced.groups if g.status != "prunable"), key=lambda g: -g.params_per_unit * g.units)
-    return "; ".join(f"{group.name} ({group.reason})" for group in held[:3]) or "no parameter of it is in the graph"

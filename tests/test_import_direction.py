@@ -45,6 +45,7 @@ LAYERS: list[set[str]] = [
         "graphprune.gates",
         "graphprune.criteria",
         "graphprune.aggregate",
+        "graphprune.kinds",
     },
     {
         "graphprune.adapters",

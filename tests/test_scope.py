@@ -12,7 +12,8 @@ from torch import nn
 
 import graphprune as gp
 from graphprune.errors import BudgetError, FileFormatError, PlanError
-from graphprune.ladders import Normalize, asked_as
+from graphprune.kinds import asked_as
+from graphprune.ladders import Normalize
 from graphprune.latency import LatencyTable
 from graphprune.layers import home_of, layer_of, layers_of
 from graphprune.scores import Scores

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import graphprune as gp
-from graphprune.criteria import CRITERIA, Criterion, Flap, Lora, Magnitude, Random, Taylor, WandaSp
+from graphprune.criteria import CRITERIA, Criterion, Flap, Lora, Magnitude, Random, Taylor, WandaSp, criterion_by_name
 from graphprune.criteria.taylor import Level, Order
-from graphprune.errors import ScoreError
+from graphprune.errors import PlanError, ScoreError
+from graphprune.kinds import choose_groups
 from graphprune.matrices import Matrix, matrices
 from graphprune.scores import Scores
 from graphprune.traced import TracedModel
@@ -119,6 +120,37 @@ def test_random(llama: TracedModel) -> None:
     same(gp.score(llama, "random"), dict(scores))
     other = gp.score(llama, "random", seed=1)
     assert not any(torch.equal(other[name], value) for name, value in scores.items())
+
+
+@pytest.mark.parametrize("kinds", [["heads"], ["head_dims", "channels"], ["statistics"], ["lora_rank", "repeats"]])
+def test_kinds_have_the_same_scores_alone(llama: TracedModel, kinds: list[str]) -> None:
+    backward(llama)
+    criteria: list[Criterion] = [Lora(), Lora("released"), Magnitude(), Taylor(), WandaSp(), Flap()]
+    for criterion in [*criteria, criterion_by_name("fisher")]:
+        whole, alone = (gp.score(llama, criterion, data=[BATCH], kinds=each) for each in (None, kinds))
+        wanted = {group.name for group in choose_groups(llama, kinds)}
+        assert alone
+        same(alone, {name: value for name, value in whole.items() if name in wanted})
+
+
+def test_other_kinds_are_not_looked_at(llama: TracedModel) -> None:
+    seen: set[str] = set()
+
+    class Watching(Magnitude):
+        def importance(self, matrix: Matrix, rows: slice) -> Tensor | None:
+            seen.add(next((part for part in matrix.name.split(".") if part.endswith("_proj")), matrix.name))
+            return super().importance(matrix, rows)
+
+    gp.score(llama, Watching(), kinds=["channels"])
+    assert seen == {"gate_proj", "up_proj", "down_proj"}
+    with pytest.raises(
+        ScoreError, match=r"^the scores have nothing for .*: score the model that is pruned, with all kinds"
+    ):
+        gp.select(llama, gp.score(llama, kinds=["channels"]), ratio=0.1)
+    with pytest.raises(
+        PlanError, match=r"^no group of this model is of kind 'head'; there are channels, head_dims, heads"
+    ):
+        gp.score(llama, kinds=["head"])
 
 
 def test_blocks_do_not_change_a_score(llama: TracedModel, monkeypatch: pytest.MonkeyPatch) -> None:

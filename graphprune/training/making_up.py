@@ -30,6 +30,7 @@ from ..device import device_of
 from ..distributed import is_sharded, mean_of_processes
 from ..errors import TrainingError
 from ..gates import Gate, ValuesOfAtoms
+from ..kinds import choose_groups
 from ..masks import fold
 from ..matrices import matrices
 from ..passes.slice_parameters import DimMasks, mask_of_dim, masks_within, positions_of, widen
@@ -37,7 +38,6 @@ from ..program import fetch
 from ..quantised import quantised_weights
 from ..reconstruction import RIDGE, adding_moments, gates_of_matrices, least_squares
 from ..scores import Scores
-from ..selection import choose_groups
 from ..traced import TracedModel
 
 BLOCK = 256

@@ -14,7 +14,7 @@ from ..progress import Parts, Progress, Watched
 from ..reconstruction import reconstruct
 from ..scores import Scores
 from ..scoring import score
-from ..selection import select
+from ..selection import kinds_of, select
 from ..traced import TracedModel
 from .config import PruneConfig
 from .finetune import with_adapters
@@ -59,8 +59,10 @@ def plan_at_once(
     pieces = windows[: config.batch_size * batches].to(device_of(model)).split(size)
     examples = [{"input_ids": batch} for batch in pieces]
     scored = Watched(examples, parts.part("score"))
-    scores = score(traced, criterion, data=scored if criterion.needs else None)
-    plan = select(traced, scores, ratio=config.ratio, **config.selection())
+    selection = {"ratio": config.ratio, **config.selection()}
+    kinds = kinds_of(traced, **selection)
+    scores = score(traced, criterion, data=scored if criterion.needs else None, kinds=kinds)
+    plan = select(traced, scores, **selection)
     data = Watched(examples, parts.part("make up"))
     match config.make_up:
         case "bias":

@@ -23,6 +23,7 @@ from ..device import device_of
 from ..distributed import in_every_process, is_sharded, mean_of_processes, own_part
 from ..errors import TrainingError
 from ..gates import Gates
+from ..kinds import choose_groups
 from ..matrices import matrices
 from ..passes.slice_parameters import DimMasks, masks_within
 from ..pipeline import rewrite
@@ -30,7 +31,7 @@ from ..plan import PruningPlan
 from ..schedule import ROUNDING, schedule_by_name
 from ..scores import Scores
 from ..scoring import require_adapters, score_units
-from ..selection import choose_groups, removed_share, select
+from ..selection import removed_share, select
 from ..traced import TracedModel
 from .compaction import Compaction
 from .config import PruneConfig
@@ -73,6 +74,7 @@ class Pruner:
         self.schedule = schedule_by_name(config.schedule)
         self.plan = PruningPlan(traced.fingerprint, {}, weights=traced.weights)
         self.scores: Scores | None = None
+        self._groups = choose_groups(traced, config.kinds)
         self.removed = 0.0
         """The share that is pruned so far, in the unit of the budget."""
         self._masks: dict[str, DimMasks] = {}
@@ -175,7 +177,7 @@ class Pruner:
         if gates == {}:
             raise self._unwatched(f"the criterion {self.criterion.name!r} has seen no backward pass", step)
         kept = masks_within(self._masks, self._there)
-        own = score_units(self.traced, self.criterion, there=self._there, kept=kept, gates=gates)
+        own = score_units(self.traced, self.criterion, self._groups, there=self._there, kept=kept, gates=gates)
         newer = Scores(own.criterion, mean_of_processes(own.by_group, self._device))
         self.scores = newer if self.scores is None else self.scores.moving_average(newer, self.config.decay)
         ratio = self.target(step)
@@ -210,7 +212,7 @@ class Pruner:
     def metrics(self) -> dict[str, float]:
         """What is pruned so far, for a logger: the share of the budget, and of the units of each kind what is kept."""
         counts: dict[str, tuple[int, int]] = {}
-        for group in choose_groups(self.traced, self.config.kinds):
+        for group in self._groups:
             plan = self.plan.groups.get(group.name)
             kept, whole = counts.get(group.kind, (0, 0))
             counts[group.kind] = kept + (group.units if plan is None else plan.count), whole + group.units
@@ -324,7 +326,7 @@ class Pruner:
                 "make_up='bias' is for pruning at once (graphprune prune --no-tune): while training use "
                 "make_up='weights', or 'none'"
             )
-        if any(group.kind == "experts" for group in choose_groups(self.traced, self.config.kinds)):
+        if any(group.kind == "experts" for group in self._groups):
             raise TrainingError(
                 "a router goes on choosing experts whose weights are masked, so they can't be pruned while training: "
                 "prune them at once (gp.select with kinds=['experts']) and tune what is left"
@@ -344,7 +346,9 @@ class Pruner:
                 "peft.get_peft_model(model, peft.LoraConfig(target_modules='all-linear')) first"
             )
         if "lora_gradients" in self.criterion.needs:
-            require_adapters(self.traced, self.criterion)  # before the first step, and not when they are scored
+            require_adapters(
+                self.traced, self.criterion, self._groups
+            )  # before the first step, and not when they are scored
         groups = self.traced.groups
         alike = Scores("check", {group.name: torch.ones(group.units) for group in groups if group.frozen is None})
         self._select(alike, self.config.ratio, 0)

@@ -114,8 +114,9 @@ def test_scores_are_a_moving_average(decay: float) -> None:
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
     assert pruner.scores is not None
-    for name, values in expected.items():
-        assert torch.allclose(pruner.scores[name], values), name
+    assert pruner.scores.keys() == {group.name for group in traced.groups.prunable}
+    for name, values in pruner.scores.items():
+        assert torch.allclose(values, expected[name]), name
 
 
 def test_nothing_is_cut_before_something_is_pruned(traced: gp.TracedModel) -> None:

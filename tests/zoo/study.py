@@ -13,7 +13,7 @@ import graphprune as gp
 from graphprune.budget import parameter_cost
 from graphprune.expressible import module_cuts
 from graphprune.groups import PruningGroup
-from graphprune.ladders import asked_as
+from graphprune.kinds import asked_as
 from graphprune.plan import GroupPlan, PruningPlan
 from graphprune.traced import TracedModel
 

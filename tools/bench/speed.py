@@ -156,11 +156,12 @@ def prune(model: Any, ids: Any, *, in_place: bool = False) -> Figures:
     pipeline: Any = importlib.import_module("graphprune.pipeline")
     figures = analyse(model, ids)
     traced = figures.pop("traced")
+    kinds = ["heads", "channels"] if in_place else ["heads", "repeats", "head_dims", "channels"]
     with timed(figures, "score"):
         # without values a score is as good as another
-        scores = gp.score(traced, "random" if ids.is_meta else "magnitude")
+        scores = gp.score(traced, "random" if ids.is_meta else "magnitude", kinds=kinds)
     with timed(figures, "select"):
-        plan = gp.select(traced, scores, ratio=RATIO, kinds=["heads", "channels"] if in_place else None)
+        plan = gp.select(traced, scores, ratio=RATIO, kinds=kinds)
     verifying = pipeline.prepare_check
 
     def begun(*args: Any, **kwargs: Any) -> Any:
