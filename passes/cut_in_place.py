@@ -20,11 +20,11 @@ from torch import Tensor
 
 from .slice_parameters import DimMasks, positions_of, selected, slice_tensor
 
-LEAST = 1 << 25
+LEAST = 1 << 23
 """Bytes of a tensor below which a new one takes no longer."""
 
-BLOCK = 1 << 18
-"""Numbers that are moved at a time, by way of memory that stays in the processor's cache."""
+BLOCK = 1 << 16
+"""Numbers that are moved at a time where what is written to is still to be read."""
 
 
 def cut_tensor_(tensor: Tensor, masks: DimMasks) -> None:
@@ -71,13 +71,25 @@ def _cut_within(tensor: Tensor, masks: DimMasks) -> Tensor:
 
 
 def _move(source: Tensor, dim: int, kept: Tensor, target: Tensor) -> None:
-    """Write the kept positions to where they come to lie, from the first rows on."""
-    buffer = source.new_empty(0)
-    step = max(1, BLOCK // max(1, source[:1].numel()))
-    for start in range(0, len(target), step):
-        rows = slice(start, start + step)
-        block, positions = (source, kept[rows]) if dim == 0 else (source[rows], kept)
-        target[rows] = selected(block, dim, positions, out=buffer.resize_(target[rows].shape))
+    """Write the kept positions to where they come to lie, from the first rows on.
+
+    Half of a tensor is moved in runs of 1, 2, 4, 8, … rows: what stands further back than all of a run is to be written
+    to is not in its way. Short runs go by way of other memory, together.
+    """
+    rows = len(target)
+    few = max(1, BLOCK // max(1, source[:1].numel()))
+    done = 0
+    while done < rows:
+        free = int(kept[done]) if dim == 0 else done * source[:1].numel() // max(1, target[:1].numel())
+        end = min(max(free, done + few), rows)
+        run = slice(done, end)
+        block, positions = (source, kept[run]) if dim == 0 else (source[run], kept)
+        if end <= free:
+            block, positions = (source[free:], positions - free) if dim == 0 else (block, positions)
+            selected(block, dim, positions, out=target[run])
+        else:
+            target[run] = selected(block, dim, positions)
+        done = end
 
 
 def _released(start: int, end: int) -> bool:

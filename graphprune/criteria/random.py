@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..matrices import Matrix
+from ..matrices import Matrix, empty_block
 from .base import Criterion
 
 
@@ -30,8 +30,8 @@ class Random(Criterion):
         ]
         if not draws:
             return None
-        draws[0] = draws[0][rows]
-        total = torch.zeros([len(draw) for draw in draws])
-        for dim, draw in enumerate(draws):
-            total = total + draw.reshape([-1 if other == dim else 1 for other in range(len(draws))])
-        return total
+        row = torch.zeros(())
+        for draw in reversed(draws[1:]):
+            row = draw.reshape(-1, *[1] * row.ndim) + row
+        first = draws[0][rows].reshape(-1, *[1] * row.ndim)
+        return torch.add(first, row, out=empty_block(row.expand(len(first), *row.shape)))
