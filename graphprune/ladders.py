@@ -37,14 +37,14 @@ class Ladder:
     """Groups that are cut alike, how much of them may be kept, and the price of each step down.
 
     The units of each group are dealt into the same number of ``parts``: one unit each where all have the same number.
-    ``top`` is the number of parts to begin with, ``kept[i]`` that after step ``i``, ``prices[i]`` its price.
+    ``top`` is the number of parts to begin with, ``kept[i]`` that after step ``i``, ``prices[i]`` (float64) its price.
     """
 
     groups: tuple[PruningGroup, ...]
     parts: int
     top: int
-    kept: tuple[int, ...]
-    prices: tuple[float, ...]
+    kept: Sequence[int]
+    prices: Tensor
 
     def counts(self, kept: int) -> dict[int, int]:
         """The number of units of each group, by its atom, in some parts of it."""
@@ -85,33 +85,33 @@ def build_ladders(
             lost[1:] += each.cumsum(0)
         left = torch.tensor([top, *rungs])
         prices = lost[parts - left].diff() / -left.diff()
-        ladders.append(Ladder(tuple(members), parts, top, tuple(rungs), tuple(prices.cummax(0).values.tolist())))
+        ladders.append(Ladder(tuple(members), parts, top, rungs, prices.cummax(0).values))
     match scope:
         case "global":
             return ladders
         case "layer":
             return _by_layer(ladders)
         case "group":
-            return [replace(each, prices=tuple(1 - kept / each.parts for kept in each.kept)) for each in ladders]
+            return [replace(each, prices=1 - torch.tensor(each.kept).double() / each.parts) for each in ladders]
 
 
 def _rungs(
-    groups: Iterable[PruningGroup],
+    groups: Sequence[PruningGroup],
     parts: int,
     top: int,
     constraints: Constraints,
     allowed: Mapping[str, Collection[int]] | None,
-) -> list[int]:
-    """The numbers of parts that each of some groups may keep, fewer than ``top``."""
-    rungs = list(range(top - 1, 0, -1))
-    limits = {
-        (g.units // parts, constraints.step([g]), constraints.least([g]), None if allowed is None else g.family)
-        for g in groups
-    }
-    for size, step, least, family in limits:
-        accepted = range(1, size * top) if allowed is None or family is None else set(allowed[family])
-        rungs = [n for n in rungs if n * size >= least and n * size % step == 0 and n * size in accepted]
-    return rungs
+) -> Sequence[int]:
+    """The numbers of parts that each of some groups may keep, fewer than ``top``, from the largest on."""
+    limits = {(g.units // parts, constraints.step([g]), constraints.least([g])) for g in groups}
+    step = math.lcm(*(step // math.gcd(step, size) for size, step, _ in limits))
+    least = max(1, *(-(-least // size) for size, _, least in limits))
+    rungs = range((top - 1) // step * step, least - 1, -step)
+    if allowed is None:
+        return rungs
+    families = {(g.units // parts, g.family) for g in groups}
+    accepted = [(size, set(allowed[family])) for size, family in families]
+    return [n for n in rungs if all(n * size in counts for size, counts in accepted)]
 
 
 def alike(
@@ -145,13 +145,16 @@ def _by_layer(ladders: Sequence[Ladder]) -> list[Ladder]:
         whole = sum(ladders[index].held(ladders[index].parts) for index in indices)
         left = sum(ladders[index].held(ladders[index].top) for index in indices)
         before = {index: ladders[index].top for index in indices}
-        steps = sorted((price, i, rung) for i in indices for rung, price in enumerate(ladders[i].prices))
+        steps = sorted((price, i, rung) for i in indices for rung, price in enumerate(ladders[i].prices.tolist()))
         for _, index, rung in steps:
             kept = ladders[index].kept[rung]
             left -= ladders[index].held(before[index] - kept)
             before[index] = kept
             prices[index].append(1 - left / whole)
-    return [replace(ladder, prices=tuple(each)) for ladder, each in zip(ladders, prices, strict=True)]
+    return [
+        replace(ladder, prices=torch.tensor(each, dtype=torch.float64))
+        for ladder, each in zip(ladders, prices, strict=True)
+    ]
 
 
 def _weight(group: PruningGroup) -> int:

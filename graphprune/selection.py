@@ -182,7 +182,7 @@ def _budgets(
 
 
 def _fixed_ladder(group: PruningGroup, count: int) -> Ladder:
-    return Ladder((group,), group.units, count, (), ())
+    return Ladder((group,), group.units, count, (), torch.zeros(0, dtype=torch.float64))
 
 
 def can_be_smaller(traced: TracedModel, about: Mapping[str, Any], step: int = 1) -> set[str]:
@@ -369,7 +369,7 @@ def fill(ladders: Sequence[Ladder], cost: Budget, target: float, base: int) -> d
         if steps:
             meter.apply(ladder.counts(ladder.kept[steps - 1]))
     left = enumerate(zip(ladders, taken, strict=True))
-    queue = [(ladder.prices[steps], index, steps) for index, (ladder, steps) in left if steps < len(ladder.kept)]
+    queue = [(float(ladder.prices[steps]), index, steps) for index, (ladder, steps) in left if steps < len(ladder.kept)]
     heapq.heapify(queue)
     removed, slack = whole - cost(meter.counts), TOLERANCE * whole
     deferred: list[dict[int, int]] = []
@@ -384,7 +384,7 @@ def fill(ladders: Sequence[Ladder], cost: Budget, target: float, base: int) -> d
         meter.apply(change)
         removed += saving
         if rung + 1 < len(ladder.kept):
-            heapq.heappush(queue, (ladder.prices[rung + 1], index, rung + 1))
+            heapq.heappush(queue, (float(ladder.prices[rung + 1]), index, rung + 1))
     overshoots = [(removed + meter.saving(change) - target, change) for change in deferred]
     best = min(overshoots, key=lambda each: each[0], default=None)
     if best is not None and best[0] < target - removed:
@@ -398,7 +398,7 @@ def _safe_steps(ladders: Sequence[Ladder], cost: Budget, top: Counts, target: fl
     A cost never grows while units go, so that the number of steps is found by halving.
     """
     lengths = torch.tensor([len(ladder.prices) for ladder in ladders])
-    prices = torch.tensor([price for ladder in ladders for price in ladder.prices], dtype=torch.float64)
+    prices = torch.cat([ladder.prices for ladder in ladders])
     order = torch.arange(len(ladders)).repeat_interleave(lengths)[prices.argsort(stable=True)]
     whole = cost({})
 

@@ -154,7 +154,9 @@ def test_steps_taken_at_once_are_those_taken_one_by_one(llama: TracedModel, shar
     ladders = build_ladders(llama.groups.prunable, random_scores(llama), False, gp.Constraints(), {})
     cost = parameter_cost(llama)
     target = share * cost({})
-    steps = sorted((price, index, rung) for index, each in enumerate(ladders) for rung, price in enumerate(each.prices))
+    steps = sorted(
+        (price, index, rung) for index, each in enumerate(ladders) for rung, price in enumerate(each.prices.tolist())
+    )
     expected: dict[int, int] = {}
     for _, index, rung in steps:  # up to the last step that leaves something to be removed
         after = expected | ladders[index].counts(ladders[index].kept[rung])
