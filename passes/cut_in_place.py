@@ -1,7 +1,7 @@
 """Cut a tensor in place, within the memory that it has, and give the rest of that memory back to the system.
 
 A new tensor takes more time for the pages of memory that the system has to find and to empty for it than for the
-numbers that are copied into it: half of the rows of a matrix of 46 MB take 16 ms, and 5 where the pages are there. So
+numbers that are copied into it: half of the rows of a matrix of 46 MB take 16 ms, and 4 where the pages are there. So
 what is kept moves to the front of the old tensor, since nothing has to move back; the pages behind it are released.
 
 ::
