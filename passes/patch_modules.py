@@ -21,7 +21,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -365,6 +365,9 @@ def _set_numbers(
             made = type(value)(_numbers(value, roles, counted, keep))
         elif roles and isinstance(value, dict):
             made = {key: _number(each, roles, counted, keep) for key, each in value.items()}
+        elif isinstance(value, partial):
+            named = {key: _number(each, _roles_of(key), counted, keep) for key, each in value.keywords.items()}
+            made = partial(value.func, *value.args, **named) if _differ(value.keywords, named) else value
         elif roles:
             made = _number(value, roles, counted, keep)
         if _differ(value, made):
@@ -377,6 +380,8 @@ def _differ(before: Any, after: Any) -> bool:
         return False
     if isinstance(before, int):
         return bool(before != after)
+    if isinstance(before, partial):  # which is made anew only where it holds another number
+        return True
     parts = [each.values() if isinstance(each, dict) else each for each in (before, after)]
     return any(isinstance(a, int) and a != b for a, b in zip(*parts, strict=True))
 
@@ -445,7 +450,11 @@ def _set_config(
 
 @cache
 def _roles_of(name: str) -> tuple[Role, ...]:
-    return next((roles for pattern, roles in ROLES if re.fullmatch(pattern, name)), ())
+    """What a name says, also a private one (``_dim``). One of several that are numbered (``dim_0``) tells less."""
+    plain = name.strip("_")
+    roles = next((roles for pattern, roles in ROLES if re.fullmatch(pattern, plain)), ())
+    numbered = re.fullmatch(r"(\w\w+?)_?[0-9]+", plain)
+    return (*_roles_of(numbered[1]), ANY) if not roles and numbered and _roles_of(numbered[1]) else roles
 
 
 CONFIG_NAMES = ("config", "cfg", "args", "params", "hparams", "hps")

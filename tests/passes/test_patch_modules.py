@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -141,10 +142,37 @@ class Gated(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "name", ["hidden", "out_channels", "n_filters", "hidden_features", "planes", "units", "nhid", "ngf", "d_inner", "C"]
+    "name",
+    [
+        *("hidden", "out_channels", "n_filters", "hidden_features", "planes", "units", "nhid", "ngf", "d_inner", "C"),
+        *("_hidden_dim", "embed_dims_0", "dim1"),
+    ],
 )
 def test_names_that_layers_have_for_their_channels(name: str) -> None:
     assert getattr(halved(Gated(name), VECTORS), name) == 8
+
+
+def widened(x: torch.Tensor, planes: int) -> torch.Tensor:
+    return torch.cat([x, x.new_zeros(len(x), planes - x.shape[1])], -1)
+
+
+class Widened(nn.Module):
+    """Holds a function with the number of its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shortcut = partial(widened, planes=24)
+        self.up, self.wide, self.down = nn.Linear(3, 16), nn.Linear(16, 24), nn.Linear(24, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.up(x)
+        return self.down((self.wide(x) + self.shortcut(x)).relu())  # type: ignore[no-any-return]
+
+
+def test_numbers_that_functions_hold() -> None:
+    compact: Any = halved(Widened(), VECTORS)
+    assert compact.shortcut.keywords == {"planes": 12}
+    assert compact.wide.out_features == 12
 
 
 class Parts(nn.Module):
