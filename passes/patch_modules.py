@@ -40,6 +40,7 @@ from ..rules.indexing import NAMED
 from ..rules.registry import operator_name
 from ..rules.views import ONE_BY_ONE
 from .infer_axes import INPUT, OUTPUT
+from .restore_attributes import compute_anew
 
 Role = str
 """What an axis counts: the kinds of its factors in order, ``heads``, ``heads repeats``, ``head_dims``, ``channels``; or
@@ -56,14 +57,14 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     # with one KV head for all, the query heads are what repeats it
     (r"(num_)?(key_value_groups|kv_groups|queries_per_kv|n_rep)|repeats", ("repeats", "heads")),
     (
-        r"(\w+_)?head_(dim|size)|d_kv|d_head|key_dim|key_value_proj_dim|dim_head|rotary_n?dims?",
+        r"(\w+_)?head_(dim|size)|d_(q|k|v|kv|qk|head)|key_dim|key_value_proj_dim|dim_heads?|rotary_n?dims?|d",
         # of heads with a part that is rotated and one that is not: the sum of both, and the rotated part; and where
         # there is one head only, its dims are channels
         ("head_dims", "sum", "heads head_dims", "inner"),
     ),
     (r"(\w+_)?(num_|n_)?(\w+_)?(heads?|attention_heads)|n?heads?|nh|head_(num|count)", ("heads repeats", "heads")),
     (
-        r"all_head_size|split_size|inner_dim|attn_dim|attention_dim|out_dim_\w+",
+        r"all_head_size|split_size|inner_dim|attn_dim|attention_dim|out_dim_\w+|dh|nh_kd",
         ("heads repeats head_dims", "heads head_dims", "sum", "inner"),
     ),
     (r"kv_dim", ("heads head_dims", "head_dims")),
@@ -87,7 +88,7 @@ ROLES: tuple[tuple[str, tuple[Role, ...]], ...] = (
     ),
     (
         r"(\w+_)?(channels?|planes|features?|filters?|units|hiddens?|neurons|widths?|dims?)|n?hid|n_?[dg]?f|dim_\w+"
-        r"|(in|out|input|output|latent|feature|inner|mlp|embed)_size|d_\w+|num_groups|split_sizes?|splits|sections"
+        r"|(in|out|input|output|latent|feature|inner|mlp|embed)_size|[cd]_\w+|num_groups|split_sizes?|splits|sections"
         r"|(\w+_)?sizes|unflattened_size|[CDEH]|[ch]",
         (ANY,),
     ),
@@ -130,6 +131,9 @@ def set_sizes(
     """Set the Python numbers of a module whose tensors are cut, in place.
 
     ``dense`` has the numbers of the original, where those of ``module`` were set before.
+
+    Raises:
+        RewriteError: a part of the module can't compute anew what it computes when it is set to evaluation.
     """
     originals = dict((module if dense is None else dense).named_modules())
     parts = _groups_in_calls(inference, keep)
@@ -145,6 +149,7 @@ def set_sizes(
             vars(child)["_axes_lengths"] = tuple(child.axes_lengths.items())
     for config, name, paths in _configs(module).values():
         _set_config(vars(config), _of_all(counted, paths), keep, vars(vars(originals[paths[0]])[name]))
+    compute_anew(module)
 
 
 def patch_config(config: Any, module: nn.Module, counted: Mapping[str, Counted], keep: Keep) -> Any:

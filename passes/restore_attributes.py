@@ -11,6 +11,9 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensor
 
+from ..errors import RewriteError
+from ..quiet import first_line
+
 
 @contextlib.contextmanager
 def assignments_watched(module: nn.Module) -> Iterator[list[str]]:
@@ -43,6 +46,64 @@ def assignments_watched(module: nn.Module) -> Iterator[list[str]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextlib.contextmanager
+def computed_when_called(module: nn.Module) -> Iterator[None]:
+    """Within the context what parts of a module compute of their weights when they are set to evaluation is computed
+    once more where they are called, so that a capture sees how.
+
+    ::
+
+        def train(self, mode=True):
+            ...
+            self.ab = None if mode else self.attention_biases[:, self.indices]
+    """
+    kept: dict[nn.Module, list[dict[str, Any]]] = {}
+
+    def compute(child: nn.Module, inputs: Any) -> None:
+        kept.setdefault(child, []).append(dict(vars(child)))
+        child.eval()
+
+    def forget(child: nn.Module, inputs: Any, outputs: Any) -> None:
+        vars(child).update(kept[child].pop())
+
+    hooks = []
+    for child in _with_modes_of_their_own(module):
+        before = dict(vars(child))
+        child.eval()
+        if any(isinstance(each, torch.Tensor) and before.get(name) is not each for name, each in vars(child).items()):
+            hooks.append(child.register_forward_pre_hook(compute))
+            hooks.append(child.register_forward_hook(forget, always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def compute_anew(module: nn.Module) -> None:
+    """Let parts of a module in evaluation mode compute anew what they compute of their weights when they are set to it.
+
+    Raises:
+        RewriteError: one of them can't.
+    """
+    training = {child: child.training for child in module.modules()}
+    for child in _with_modes_of_their_own(module):
+        try:
+            if not training[child]:
+                child.train()  # which forgets what there is
+                child.eval()
+        except Exception as error:
+            name = type(child).__name__
+            raise RewriteError(f"{name} can't be set to evaluation once it is cut: {first_line(error)}") from error
+    for child, mode in training.items():
+        child.training = mode
+
+
+def _with_modes_of_their_own(module: nn.Module) -> list[nn.Module]:
+    """The parts of a module that do something when they are set to train or to evaluation."""
+    return [child for child in module.modules() if type(child).train is not nn.Module.train]
 
 
 @contextlib.contextmanager

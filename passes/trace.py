@@ -48,7 +48,13 @@ from .follow_values import values_followed
 from .functional_writes import write_anew
 from .open_sizes import IntricateSizes, bounded_sizes
 from .repeat_blocks import UNSEEN, Repeats, Unlike, find_repeats, put_back_repeats
-from .restore_attributes import assignments_watched, attributes_restored, buffers_watched, restoring
+from .restore_attributes import (
+    assignments_watched,
+    attributes_restored,
+    buffers_watched,
+    computed_when_called,
+    restoring,
+)
 from .restore_caches import caches_restored
 
 MODE_WRAPPERS = {
@@ -87,6 +93,8 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        if not training[module]:
+            module.eval()  # it may have been set to train, and have forgotten what it computes of its weights here
         for child, mode in training.items():
             child.training = mode
 
@@ -133,6 +141,7 @@ def trace(
     """
     with (
         inference_mode_of(module),
+        computed_when_called(module),
         warnings.catch_warnings(),
         _quiet_export(),
         _idle_moves_skipped(),

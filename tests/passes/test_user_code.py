@@ -331,3 +331,56 @@ def test_weights_that_each_call_changes_are_as_they_were_when_that_is_refused() 
     with pytest.raises(CaptureError, match="writes into the values of a weight"):
         gp.trace(module, X)
     assert torch.equal(module.down.weight, before)
+
+
+class LooksUpBiases(nn.Module):
+    """Attention that looks its position biases up when it is set to evaluation, as LeViT and TinyViT do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.d, self.dh = 6, 4, 24
+        self.qkv, self.proj = nn.Linear(24, 72), nn.Linear(24, 24)
+        self.biases = nn.Parameter(torch.randn(6, 5))
+        self.register_buffer("places", torch.arange(25).reshape(5, 5) % 5)
+
+    @torch.no_grad()
+    def train(self, mode: bool = True) -> LooksUpBiases:
+        super().train(mode)
+        if mode and hasattr(self, "looked_up"):
+            del self.looked_up
+        elif not mode:
+            self.looked_up = self.biases[:, self.places]
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        qkv = self.qkv(x).view(batch, length, self.num_heads, -1).transpose(1, 2)
+        q, k, v = qkv.split([self.d, self.d, self.d], -1)
+        bias = self.biases[:, self.places] if self.training else self.looked_up
+        mixed = (q @ k.mT + bias).softmax(-1) @ v
+        return self.proj(mixed.transpose(1, 2).reshape(batch, length, self.dh))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("layers", [1, 4])
+def test_what_is_computed_of_weights_in_evaluation_is_followed(layers: int, in_place: bool) -> None:
+    module = nn.Sequential(nn.Linear(24, 24), *(LooksUpBiases() for _ in range(layers))).eval()
+    x = torch.randn(2, 5, 24)
+    expected = module(x)
+    traced = gp.trace(module, x)
+    assert torch.equal(module(x), expected)  # it has what it had looked up
+    heads = next(group for group in traced.groups.prunable if group.kind == "heads")
+    assert "1.biases" in {member.parameter for member in heads.members}
+    compact = gp.prune(module, x, ratio=0.3, in_place=in_place)
+    assert compact.module is not None
+    assert torch.allclose(compact.module(x), compact.graph(x), atol=1e-6)
+    assert compact.module[1].num_heads < 6
+    assert compact.module[1].looked_up.shape[0] == compact.module[1].num_heads
+    compact.module.train()(x).sum().backward()
+
+
+def test_a_module_in_training_is_left_in_training() -> None:
+    module = LooksUpBiases()
+    gp.trace(module, torch.randn(2, 5, 24))
+    assert module.training
+    assert not hasattr(module, "looked_up")
