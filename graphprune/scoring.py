@@ -16,7 +16,7 @@ from .criteria import Criterion, criterion_by_name
 from .errors import ScoreError
 from .gates import Gates
 from .gradients import Loss, at_least_one, backward_over, dense_gradients, gradients_of, loss_of, only_trainable
-from .groups import PruningGroup
+from .groups import Groups, PruningGroup
 from .kinds import choose_groups
 from .matrices import Gradients, Inputs, Matrix, gathered, matrices
 from .passes.slice_parameters import DimMasks, widen
@@ -50,7 +50,7 @@ def score(
         BudgetError: no group of these kinds can be cut.
     """
     chosen = criterion_by_name(criterion, **options) if isinstance(criterion, str) else criterion
-    groups = traced.groups.cuttable if kinds is None else choose_groups(traced, kinds)
+    groups = traced.groups if kinds is None else Groups(tuple(choose_groups(traced, kinds)))
     if "gates" in chosen.needs:
         return score_units(traced, chosen, groups, gates=_gates(traced, chosen, data, loss, slots))
     if data is not None and len(chosen.needs) > 1 and not isinstance(data, Sequence):
@@ -71,7 +71,7 @@ def score(
 def _collect(
     traced: TracedModel,
     criterion: Criterion,
-    groups: Sequence[PruningGroup],
+    groups: Groups,
     data: Iterable[Any] | None,
     loss: Loss,
 ) -> tuple[dict[str, Gradients], dict[str, Inputs]]:
@@ -91,7 +91,7 @@ def _collect(
             f"the criterion {criterion.name!r} needs {what}, which are not taken of weights in few bits: use 'lora' or "
             "'magnitude'"
         )
-    by_atom = {group.atom.id: group for group in groups}
+    by_atom = groups.by_atom
     wanted = {name: matrix.weight for name, matrix in matrices(traced).items() if any(_owners(matrix, by_atom, traced))}
     gradients = dense_gradients(traced.module, wanted, data, loss, dense) if dense else {}
     inputs = input_statistics(traced.module, wanted, data) if "activations" in criterion.needs else {}
@@ -116,7 +116,7 @@ def _gates(
 def score_units(
     traced: TracedModel,
     criterion: Criterion,
-    groups: Sequence[PruningGroup],
+    groups: Groups,
     *,
     slots: bool = True,
     there: Mapping[str, DimMasks] | None = None,
@@ -145,14 +145,14 @@ def score_units(
 def _of_weights(
     traced: TracedModel,
     criterion: Criterion,
-    groups: Sequence[PruningGroup],
+    groups: Groups,
     slots: bool,
     there: Mapping[str, DimMasks],
     kept: Mapping[str, DimMasks],
     gradients: Mapping[str, Gradients],
     inputs: Mapping[str, Inputs],
 ) -> dict[str, Tensor]:
-    by_atom = {group.atom.id: group for group in groups}
+    by_atom = groups.by_atom
     slot_of = traced.groups.slots if slots else {}
     rule = criterion.aggregation
     parts: dict[str, list[Part]] = {}
@@ -190,13 +190,13 @@ def _owners(matrix: Matrix, groups: Mapping[int, PruningGroup], traced: TracedMo
     ]
 
 
-def require_adapters(traced: TracedModel, criterion: Criterion, groups: Sequence[PruningGroup]) -> None:
+def require_adapters(traced: TracedModel, criterion: Criterion, groups: Groups) -> None:
     """Check that each of some groups has a parameter with adapters, for a criterion that looks at no other.
 
     Raises:
         ScoreError: as scoring would.
     """
-    by_atom = {group.atom.id: group for group in groups}
+    by_atom = groups.by_atom
     covered = {
         group.name
         for matrix in matrices(traced).values()
@@ -207,8 +207,8 @@ def require_adapters(traced: TracedModel, criterion: Criterion, groups: Sequence
     _check_complete(criterion, groups, covered)
 
 
-def _check_complete(criterion: Criterion, groups: Sequence[PruningGroup], scored: Container[str]) -> None:
-    missing = [group.name for group in groups if group.status == "prunable" and group.name not in scored]
+def _check_complete(criterion: Criterion, groups: Groups, scored: Container[str]) -> None:
+    missing = [group.name for group in groups.prunable if group.name not in scored]
     if missing:
         remedy = "put adapters on its modules" if "lora_gradients" in criterion.needs else "use another criterion"
         more = f" and {len(missing) - 1} more groups" if len(missing) > 1 else ""

@@ -83,9 +83,8 @@ def _move(source: Tensor, dim: int, kept: Tensor, target: Tensor) -> None:
         free = int(kept[done]) if dim == 0 else done * source[:1].numel() // max(1, target[:1].numel())
         end = min(max(free, done + few), rows)
         run = slice(done, end)
-        block, positions = (source, kept[run]) if dim == 0 else (source[run], kept)
+        block, positions = (source[free:], kept[run] - free) if dim == 0 else (source[run], kept)
         if end <= free:
-            block, positions = (source[free:], positions - free) if dim == 0 else (block, positions)
             selected(block, dim, positions, out=target[run])
         else:
             target[run] = selected(block, dim, positions)

@@ -372,7 +372,7 @@ def _set_numbers(
             made = {key: _number(each, roles, counted, keep) for key, each in value.items()}
         elif isinstance(value, partial):
             named = {key: _number(each, _roles_of(key), counted, keep) for key, each in value.keywords.items()}
-            made = partial(value.func, *value.args, **named) if _differ(value.keywords, named) else value
+            made = partial(value.func, *value.args, **named)
         elif roles:
             made = _number(value, roles, counted, keep)
         if _differ(value, made):
@@ -380,14 +380,13 @@ def _set_numbers(
 
 
 def _differ(before: Any, after: Any) -> bool:
-    """Whether a number, or one in a list or dict of them, is another; what else there is, arrays too, is as it was."""
+    """Whether a number, or one that a list, dict or partial holds, is another; what else there is is as it was."""
     if after is before:
         return False
     if isinstance(before, int):
         return bool(before != after)
-    if isinstance(before, partial):  # which is made anew only where it holds another number
-        return True
-    parts = [each.values() if isinstance(each, dict) else each for each in (before, after)]
+    held = [each.keywords if isinstance(each, partial) else each for each in (before, after)]
+    parts = [each.values() if isinstance(each, dict) else each for each in held]
     return any(isinstance(a, int) and a != b for a, b in zip(*parts, strict=True))
 
 
@@ -458,8 +457,9 @@ def _roles_of(name: str) -> tuple[Role, ...]:
     """What a name says, also a private one (``_dim``). One of several that are numbered (``dim_0``) tells less."""
     plain = name.strip("_")
     roles = next((roles for pattern, roles in ROLES if re.fullmatch(pattern, plain)), ())
-    numbered = re.fullmatch(r"(\w\w+?)_?[0-9]+", plain)
-    return (*_roles_of(numbered[1]), ANY) if not roles and numbered and _roles_of(numbered[1]) else roles
+    numbered = None if roles else re.fullmatch(r"(\w\w+?)_?[0-9]+", plain)
+    alone = _roles_of(numbered[1]) if numbered else ()
+    return (*alone, ANY) if alone else roles
 
 
 CONFIG_NAMES = ("config", "cfg", "args", "params", "hparams", "hps")

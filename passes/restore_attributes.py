@@ -69,7 +69,7 @@ def computed_when_called(module: nn.Module) -> Iterator[None]:
         vars(child).update(kept[child].pop())
 
     hooks = []
-    for child in _with_modes_of_their_own(module):
+    for child in with_modes_of_their_own(module):
         before = dict(vars(child))
         child.eval()
         if any(isinstance(each, torch.Tensor) and before.get(name) is not each for name, each in vars(child).items()):
@@ -88,20 +88,29 @@ def compute_anew(module: nn.Module) -> None:
     Raises:
         RewriteError: one of them can't.
     """
+    with modes_kept(module) as training:
+        for child in with_modes_of_their_own(module):
+            try:
+                if not training[child]:
+                    child.train()  # which forgets what there is
+                    child.eval()
+            except Exception as error:
+                name = type(child).__name__
+                raise RewriteError(f"{name} can't be set to evaluation once it is cut: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def modes_kept(module: nn.Module) -> Iterator[dict[nn.Module, bool]]:
+    """Whether each part of a module is in training, which it is again after the context."""
     training = {child: child.training for child in module.modules()}
-    for child in _with_modes_of_their_own(module):
-        try:
-            if not training[child]:
-                child.train()  # which forgets what there is
-                child.eval()
-        except Exception as error:
-            name = type(child).__name__
-            raise RewriteError(f"{name} can't be set to evaluation once it is cut: {first_line(error)}") from error
-    for child, mode in training.items():
-        child.training = mode
+    try:
+        yield training
+    finally:
+        for child, mode in training.items():
+            child.training = mode
 
 
-def _with_modes_of_their_own(module: nn.Module) -> list[nn.Module]:
+def with_modes_of_their_own(module: nn.Module) -> list[nn.Module]:
     """The parts of a module that do something when they are set to train or to evaluation."""
     return [child for child in module.modules() if type(child).train is not nn.Module.train]
 

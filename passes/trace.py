@@ -53,7 +53,9 @@ from .restore_attributes import (
     attributes_restored,
     buffers_watched,
     computed_when_called,
+    modes_kept,
     restoring,
+    with_modes_of_their_own,
 )
 from .restore_caches import caches_restored
 
@@ -88,15 +90,14 @@ NEW = (*FILLED_LIKE.values(), torch.ops.aten.new_empty.default)
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Within the context a module is in evaluation mode, and then each of its children in its own mode again."""
-    training = {child: child.training for child in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        if not training[module]:
-            module.eval()  # it may have been set to train, and have forgotten what it computes of its weights here
-        for child, mode in training.items():
-            child.training = mode
+    with modes_kept(module) as training:
+        module.eval()
+        try:
+            yield
+        finally:
+            for child in with_modes_of_their_own(module):
+                if not training[child]:
+                    child.eval()  # set to train meanwhile, it may have forgotten what it computes of its weights
 
 
 @contextlib.contextmanager

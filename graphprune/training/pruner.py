@@ -23,6 +23,7 @@ from ..device import device_of
 from ..distributed import in_every_process, is_sharded, mean_of_processes, own_part
 from ..errors import TrainingError
 from ..gates import Gates
+from ..groups import Groups
 from ..kinds import choose_groups
 from ..matrices import matrices
 from ..passes.slice_parameters import DimMasks, masks_within
@@ -74,7 +75,7 @@ class Pruner:
         self.schedule = schedule_by_name(config.schedule)
         self.plan = PruningPlan(traced.fingerprint, {}, weights=traced.weights)
         self.scores: Scores | None = None
-        self._groups = choose_groups(traced, config.kinds)
+        self._groups = Groups(tuple(choose_groups(traced, config.kinds)))
         self.removed = 0.0
         """The share that is pruned so far, in the unit of the budget."""
         self._masks: dict[str, DimMasks] = {}

@@ -379,6 +379,17 @@ def test_what_is_computed_of_weights_in_evaluation_is_followed(layers: int, in_p
     compact.module.train()(x).sum().backward()
 
 
+def test_a_part_in_evaluation_has_what_it_had_looked_up() -> None:
+    part = LooksUpBiases()
+    module = nn.Sequential(part, nn.Linear(24, 2)).train()
+    part.eval()
+    x = torch.randn(2, 5, 24)
+    expected = module(x)
+    gp.trace(module, x)
+    assert (module.training, part.training) == (True, False)
+    assert torch.equal(module(x), expected)
+
+
 def test_a_module_in_training_is_left_in_training() -> None:
     module = LooksUpBiases()
     gp.trace(module, torch.randn(2, 5, 24))
